@@ -1,0 +1,255 @@
+// Encodings of a tile of samples: forward, gradient with respect to the table and to the position.
+//
+// A tile holds up to `tile_size` samples: positions feature-major (x[], y[], z[]), so that cells and hashes vectorise over
+// samples; encodings sample-major, as the networks read them (gemm.h).
+#pragma once
+
+#include <ngp/cpu/simd.h>
+#include <ngp/formulas/sh_basis.h>
+#include <ngp/stages/encoding.h>
+
+namespace ngp::NGP_ISA {
+
+constexpr int tile_size = 64;
+
+struct PositionTile {
+    alignas(64) float axis[3][tile_size]; // within [0,1]
+};
+
+// Cells of one level: the entry of each corner (bit 0 of the corner number: x+1, bit 1: y+1, bit 2: z+1), and fractions.
+struct CellTile {
+    alignas(64) uint32_t entry[8][tile_size];
+    alignas(64) uint32_t cell[3][tile_size];
+    alignas(64) float fraction[3][tile_size];
+};
+struct WeightTile {
+    alignas(64) float corner[8][tile_size];
+};
+
+// Features of one entry as one value. One float is a plain float, since compilers disagree on vectors of one.
+template <int F>
+struct FeatureType {
+    typedef float type __attribute__((vector_size(4 * F)));
+};
+template <>
+struct FeatureType<1> {
+    typedef float type;
+};
+template <int F>
+using Feature = typename FeatureType<F>::type;
+
+// Entry numbers modulo the level's size. A hashed level has a power of two; a dense index exceeds it by less than one
+// size (corners reach `resolution`); a tiled one needs the division.
+NGP_HD VecU wrap_entry(VecU index, const GridLevel& level, GridType type) {
+    if (level.hashed) return index & splat(level.entries - 1);
+    if (type == GridType::Tiled) {
+        for (int i = 0; i < vector_width; ++i) index[i] %= level.entries;
+        return index;
+    }
+    const VecU size = splat(level.entries);
+    return index >= size ? index - size : index;
+}
+
+inline void find_cells(const GridLevel& level, GridType type, const PositionTile& p, int n, CellTile& t) {
+    const VecF scale = splat(level.scale), half = splat(0.5f);
+    const VecU stride[3] = {splat(1u), splat(level.hashed ? 2654435761u : level.resolution),
+                            splat(level.hashed ? 805459861u : level.resolution * level.resolution)};
+    for (int s = 0; s < n; s += vector_width) {
+        VecU low[3], high[3];
+        for (int d = 0; d < 3; ++d) {
+            const VecF q = load<VecF>(p.axis[d] + s) * scale + half; // rounded twice, as in grid_cell()
+            const VecI cell = __builtin_convertvector(q, VecI);      // q > 0: truncation is floor
+            store(t.fraction[d] + s, q - __builtin_convertvector(cell, VecF));
+            store(t.cell[d] + s, cell);
+            low[d] = VecU(cell) * stride[d];
+            high[d] = low[d] + stride[d];
+        }
+        for (int c = 0; c < 8; ++c) {
+            const VecU x = c & 1 ? high[0] : low[0], y = c & 2 ? high[1] : low[1], z = c & 4 ? high[2] : low[2];
+            store(t.entry[c] + s, wrap_entry(level.hashed ? x ^ y ^ z : x + y + z, level, type));
+        }
+    }
+}
+
+inline void corner_weights(Interpolation mode, const CellTile& t, int n, WeightTile& w) {
+    for (int s = 0; s < n; s += vector_width) {
+        VecF high[3], low[3];
+        for (int d = 0; d < 3; ++d) {
+            const VecF f = load<VecF>(t.fraction[d] + s);
+            high[d] = mode == Interpolation::Linear ? f : f * f * (splat(3.0f) - splat(2.0f) * f);
+            low[d] = splat(1.0f) - high[d];
+        }
+        for (int c = 0; c < 8; ++c)
+            store(w.corner[c] + s, (c & 1 ? high[0] : low[0]) * (c & 2 ? high[1] : low[1]) * (c & 4 ? high[2] : low[2]));
+    }
+}
+
+template <int F>
+void interpolate_level(const float* table, const CellTile& t, const WeightTile& w, int n, float* out, int stride) {
+    for (int s = 0; s < n; ++s, out += stride) {
+        Feature<F> sum{};
+        for (int c = 0; c < 8; ++c)
+            sum += w.corner[c][s] * load<Feature<F>>(table + size_t(t.entry[c][s]) * F);
+        store(out, sum);
+    }
+}
+
+// Calls body.template operator()<F>() for the number of features.
+template <typename Body>
+NGP_HD void for_features(int n_features, Body&& body) {
+    switch (n_features) {
+        case 1: body.template operator()<1>(); break;
+        case 2: body.template operator()<2>(); break;
+        case 4: body.template operator()<4>(); break;
+        default: body.template operator()<8>(); break;
+    }
+}
+
+inline void encode_grid(const EncodingPart& part, const float* table, const PositionTile& p, int n, float* out, int stride) {
+    CellTile cells;
+    WeightTile weights;
+    for (int l = 0; l < part.n_levels; ++l) {
+        const GridLevel& level = part.levels[l];
+        find_cells(level, part.grid_type, p, n, cells);
+        corner_weights(part.interpolation, cells, n, weights);
+        const float* level_table = table + size_t(level.offset) * part.n_features;
+        for_features(part.n_features, [&]<int F>() {
+            interpolate_level<F>(level_table, cells, weights, n, out + l * F, stride);
+        });
+    }
+}
+
+// Gradient of dot(d_out, encoding) with respect to the position; adds to d_position.
+template <int F>
+void grid_position_gradient(const GridLevel& level, Interpolation mode, const float* table, const CellTile& t, int n,
+                            const float* d_out, int stride, PositionTile& d_position) {
+    for (int s = 0; s < n; ++s, d_out += stride) {
+        const Feature<F> g = load<Feature<F>>(d_out);
+        float value[8], weight[3], slope[3];
+        for (int c = 0; c < 8; ++c) {
+            Feature<F> product = g * load<Feature<F>>(table + size_t(t.entry[c][s]) * F);
+            float v[F], sum = 0;
+            store(v, product);
+            for (int f = 0; f < F; ++f) sum += v[f];
+            value[c] = sum;
+        }
+        for (int d = 0; d < 3; ++d) {
+            weight[d] = interpolation_weight(mode, t.fraction[d][s]);
+            slope[d] = level.scale * interpolation_weight_derivative(mode, t.fraction[d][s]);
+        }
+        for (int d = 0; d < 3; ++d) {
+            const int u = (d + 1) % 3, v = (d + 2) % 3;
+            const int axis = 1 << d, bit_u = 1 << u, bit_v = 1 << v;
+            auto difference = [&](int corner) { return value[corner | axis] - value[corner]; };
+            const float a = difference(0) * (1 - weight[u]) + difference(bit_u) * weight[u];
+            const float b = difference(bit_v) * (1 - weight[u]) + difference(bit_u | bit_v) * weight[u];
+            d_position.axis[d][s] += slope[d] * (a * (1 - weight[v]) + b * weight[v]);
+        }
+    }
+}
+
+// Adds the gradients of one tile to entries [first, last) of a level's gradient table. Consecutive samples in the same
+// cell, the usual case on coarse levels, are summed in registers first.
+template <int F>
+void scatter_level(float* gradient, uint32_t first, uint32_t last, const CellTile& t, const WeightTile& w, int n,
+                   const float* d_out) {
+    auto add = [&](const Feature<F>(&sum)[8], int s) {
+        for (int c = 0; c < 8; ++c) {
+            const uint32_t e = t.entry[c][s];
+            if (e - first >= last - first) continue;
+            float* at = gradient + size_t(e) * F;
+            store(at, load<Feature<F>>(at) + sum[c]);
+        }
+    };
+    Feature<F> sum[8];
+    for (int s = 0; s < n; ++s) {
+        const Feature<F> g = load<Feature<F>>(d_out + s * F);
+        const bool same_cell = s > 0 && t.cell[0][s] == t.cell[0][s - 1] && t.cell[1][s] == t.cell[1][s - 1] &&
+                               t.cell[2][s] == t.cell[2][s - 1];
+        if (same_cell) {
+            for (int c = 0; c < 8; ++c) sum[c] += w.corner[c][s] * g;
+        } else {
+            if (s > 0) add(sum, s - 1);
+            for (int c = 0; c < 8; ++c) sum[c] = w.corner[c][s] * g;
+        }
+    }
+    if (n > 0) add(sum, n - 1);
+}
+
+NGP_HD float frequency_output(float x, int j) { // j: 2k for sin(2^k pi x), 2k+1 for cos
+    const float angle = float(1 << (j / 2)) * 3.14159265358979f * x;
+    return j & 1 ? std::cos(angle) : std::sin(angle);
+}
+
+// Any encoding of one input vector except its grid parts.
+inline void encode_analytic(const EncodingShape& shape, const float* in, float* out) {
+    for (int i = 0; i < shape.n_out_padded - shape.n_out; ++i) out[shape.padding_begin + i] = shape.padding_value;
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        const float* x = in + part.in_begin;
+        float* y = out + part.out_begin;
+        switch (part.kind) {
+            case EncodingKind::SphericalHarmonics:
+                sh_basis(part.degree, {2 * x[0] - 1, 2 * x[1] - 1, 2 * x[2] - 1}, y);
+                break;
+            case EncodingKind::Frequency: {
+                const int per_dim = 2 * part.n_frequencies;
+                for (int j = 0; j < part.n_out; ++j) y[j] = frequency_output(x[j / per_dim], j % per_dim);
+                break;
+            }
+            case EncodingKind::Identity:
+                for (int j = 0; j < part.n_out; ++j) y[j] = x[j];
+                break;
+            default: break;
+        }
+    }
+}
+
+// All parts of a position encoding; columns from n_out_padded to pad16 are zeroed.
+inline void encode_positions(const EncodingShape& shape, const float* params, const PositionTile& p, int n, float* out,
+                             int stride) {
+    const bool plain_grid = shape.n_parts == 1 && shape.parts[0].kind == EncodingKind::Grid;
+    if (!plain_grid || shape.n_out != stride)
+        for (int s = 0; s < n; ++s) {
+            const float x[3] = {p.axis[0][s], p.axis[1][s], p.axis[2][s]};
+            encode_analytic(shape, x, out + s * stride);
+            for (int j = shape.n_out_padded; j < stride; ++j) out[s * stride + j] = 0.0f;
+        }
+    for (int i = 0; i < shape.n_parts; ++i)
+        if (shape.parts[i].kind == EncodingKind::Grid)
+            encode_grid(shape.parts[i], params + shape.parts[i].param_begin, p, n, out + shape.parts[i].out_begin, stride);
+}
+
+// Gradient of dot(d_out, encoding) with respect to the position, for all parts.
+inline void position_gradient(const EncodingShape& shape, const float* params, const PositionTile& p, int n,
+                              const float* d_out, int stride, PositionTile& d_position) {
+    memset(&d_position, 0, sizeof d_position);
+    CellTile cells;
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        if (part.kind == EncodingKind::Grid) {
+            for (int l = 0; l < part.n_levels; ++l) {
+                find_cells(part.levels[l], part.grid_type, p, n, cells);
+                const float* table = params + part.param_begin + size_t(part.levels[l].offset) * part.n_features;
+                for_features(part.n_features, [&]<int F>() {
+                    grid_position_gradient<F>(part.levels[l], part.interpolation, table, cells, n,
+                                              d_out + part.out_begin + l * F, stride, d_position);
+                });
+            }
+        } else {
+            for (int s = 0; s < n; ++s)
+                for (int j = 0; j < part.n_out; ++j) {
+                    const bool frequency = part.kind == EncodingKind::Frequency;
+                    const int per_dim = frequency ? 2 * part.n_frequencies : 1;
+                    const int axis = part.in_begin + j / per_dim, f = j % per_dim;
+                    float slope = 1.0f; // d sin(a x) = a cos(a x), d cos(a x) = -a sin(a x)
+                    if (frequency)
+                        slope = frequency_output(p.axis[axis][s], f ^ 1) * (f & 1 ? -1.0f : 1.0f) *
+                                float(1 << (f / 2)) * 3.14159265358979f;
+                    d_position.axis[axis][s] += slope * d_out[s * stride + part.out_begin + j];
+                }
+        }
+    }
+}
+
+} // namespace ngp::NGP_ISA

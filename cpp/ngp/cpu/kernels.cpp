@@ -1,0 +1,531 @@
+// The CPU kernels, compiled once per instruction set (core/isa.h). Everything here has internal linkage or lives in
+// namespace ngp::NGP_ISA, and allocates nothing itself.
+#include <ngp/cpu/encoding.h>
+#include <ngp/cpu/kernels.h>
+#include <ngp/cpu/mlp.h>
+
+namespace ngp::NGP_ISA {
+
+static_assert(tile_size == kernel_tile);
+
+namespace {
+
+constexpr int samples_per_wave = 4; // of each ray, between checks for early termination
+
+MlpWeights weights_of(const MlpParams& p) { return {p.shape, p.forward, p.backward}; }
+
+// Layers of a workspace from some row on, as the networks' activations.
+struct Activations {
+    MlpActivations density, rgb;
+
+    Activations(const NerfModelView& model, float* const* base, const int* stride, int64_t row) {
+        const int nd = model.density.shape.n_layers, nr = model.rgb.shape.n_layers;
+        auto at = [&](int k) { return base[k] + row * stride[k]; };
+        for (int k = 0; k < nd; ++k) density.input[k] = at(k), density.input_stride[k] = stride[k];
+        density.output = at(nd);
+        density.output_stride = stride[nd];
+        for (int k = 0; k < nr; ++k) rgb.input[k] = at(nd + k), rgb.input_stride[k] = stride[nd + k];
+        rgb.output = at(nd + nr);
+        rgb.output_stride = stride[nd + nr];
+    }
+};
+
+Vec3 box_scale(const Aabb& box) {
+    Vec3 d = box.diag();
+    return {1.0f / d.x, 1.0f / d.y, 1.0f / d.z};
+}
+
+void set_position(PositionTile& tile, int s, const Aabb& box, Vec3 scale, Vec3 p) {
+    const Vec3 x = (p - box.min) * scale;
+    for (int d = 0; d < 3; ++d) tile.axis[d][s] = clamp_to(x[d], 0.0f, 1.0f);
+}
+// Fills a partial vector's unused lanes, so that cells computed for them are valid.
+void pad_positions(PositionTile& tile, int n) {
+    for (int s = n; s % vector_width; ++s)
+        for (int d = 0; d < 3; ++d) tile.axis[d][s] = 0.5f;
+}
+
+void encode_direction(const NerfModelView& model, Vec3 d, float* out) {
+    const float in[3] = {0.5f * (d.x + 1), 0.5f * (d.y + 1), 0.5f * (d.z + 1)};
+    encode_analytic(*model.direction, in, out);
+}
+
+RawSample raw_sample(const Activations& a, int s) {
+    const float* rgb = a.rgb.output + s * a.rgb.output_stride;
+    return {{rgb[0], rgb[1], rgb[2]}, a.density.output[s * a.density.output_stride]};
+}
+
+// Networks on n samples of a tile whose direction encodings are already in the rgb network's input.
+void forward_tile(const NerfModelView& model, const PositionTile& tile, const Activations& a, int n, bool with_rgb) {
+    encode_positions(*model.position, model.encoding_params, tile, n, a.density.input[0], a.density.input_stride[0]);
+    mlp_forward(weights_of(model.density), a.density, n);
+    if (with_rgb) mlp_forward(weights_of(model.rgb), a.rgb, n);
+}
+
+float* direction_columns(const NerfModelView& model, const Activations& a, int s) {
+    return a.rgb.input[0] + s * a.rgb.input_stride[0] + model.density.shape.n_out;
+}
+
+void copy_floats(float* to, const float* from, int n) { memcpy(to, from, size_t(n) * sizeof(float)); }
+
+// --- gradient of a tile ------------------------------------------------------------------------------------------
+
+int32_t& record_count(float* record) { return *reinterpret_cast<int32_t*>(record); }
+
+// Stores positions and encoding gradients for the scatter, grid levels as [sample][feature].
+void store_gradients(const EncodingShape& shape, GradientTiles& tiles, const PositionTile& p, const float* d_encoding,
+                     int stride, int n) {
+    if (tiles.count == tiles.capacity) tiles.grow(tiles);
+    float* record = tiles.data + tiles.count++ * tiles.record;
+    record_count(record) = n;
+    record += GradientTiles::header;
+    for (int d = 0; d < 3; ++d) copy_floats(record + d * tile_size, p.axis[d], tile_size);
+    record += 3 * tile_size;
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        if (part.kind != EncodingKind::Grid) continue;
+        for_features(part.n_features, [&]<int F>() {
+            for (int l = 0; l < part.n_levels; ++l) {
+                const int column = part.out_begin + l * F;
+                float* to = record + column * tile_size;
+                for (int s = 0; s < n; ++s)
+                    store(to + s * F, load<Feature<F>>(d_encoding + s * stride + column));
+            }
+        });
+    }
+}
+
+// Backward of a tile whose activations are in `a` and upstream gradients in workspace.d_output (rgb, rows of 16) and
+// d_density.
+void backward_tile(const NerfModelView& model, const PositionTile& p, const Activations& a, const float* d_density,
+                   int n, NerfWorkspace& w, TrainChunk& results) {
+    const int rgb_in = a.rgb.input_stride[0], enc = a.density.input_stride[0], n_geo = model.density.shape.n_out;
+    mlp_backward(weights_of(model.rgb), a.rgb,
+                 {w.d_output, 16, 3, results.rgb_gradient, w.d_encoding, rgb_in, n_geo, {w.scratch[0], w.scratch[1]}}, n);
+    // The head of the rgb network's input gradient is that of the density network's output.
+    for (int s = 0; s < n; ++s) w.d_encoding[s * rgb_in] += d_density[s];
+    mlp_backward(weights_of(model.density), a.density,
+                 {w.d_encoding, rgb_in, n_geo, results.density_gradient, w.d_input, enc, model.position->n_out,
+                  {w.scratch[0], w.scratch[1]}},
+                 n);
+    store_gradients(*model.position, *results.tiles, p, w.d_input, enc, n);
+}
+
+// --- training ----------------------------------------------------------------------------------------------------
+
+// Samples of one wave, before they go through the networks.
+struct Wave {
+    int ray[max_rays_per_chunk];       // still alive
+    int n_rays = 0;
+    int sample_ray[max_rays_per_chunk * samples_per_wave];
+    Vec3 position[max_rays_per_chunk * samples_per_wave];
+    int n = 0;
+};
+
+void march_wave(const TrainChunk& c, NerfWorkspace& w, Wave& wave, int64_t first_row) {
+    wave.n = 0;
+    int alive = 0;
+    for (int i = 0; i < wave.n_rays; ++i) {
+        const int ray = wave.ray[i];
+        RayMarcher& march = w.rays[ray].march;
+        int k = 0;
+        for (; k < samples_per_wave && w.count[ray] < max_samples_per_ray; ++k) {
+            const float dt = march.next(c.occupancy, c.sample.stepping, true);
+            if (dt == 0.0f) break;
+            const int64_t at = int64_t(ray) * max_samples_per_ray + w.count[ray]++;
+            w.t[at] = march.t;
+            w.dt[at] = dt;
+            w.row[at] = int32_t(first_row + wave.n);
+            wave.sample_ray[wave.n] = ray;
+            wave.position[wave.n++] = march.position(march.t);
+            march.t += dt;
+        }
+        if (k == 0) march.t_end = 0.0f; // nothing more on this ray
+        if (k > 0) wave.ray[alive++] = ray;
+    }
+    wave.n_rays = alive;
+}
+
+void evaluate_wave(const TrainChunk& c, NerfWorkspace& w, const Wave& wave, int64_t first_row) {
+    const NerfModelView& model = *c.model;
+    const Vec3 scale = box_scale(model.box);
+    const int dir_width = model.direction->n_out_padded;
+    PositionTile tile;
+    for (int begin = 0; begin < wave.n; begin += tile_size) {
+        const int n = min_of(tile_size, wave.n - begin);
+        Activations a(model, w.layer, w.stride, first_row + begin);
+        for (int s = 0; s < n; ++s) {
+            set_position(tile, s, model.box, scale, wave.position[begin + s]);
+            copy_floats(direction_columns(model, a, s), w.direction + wave.sample_ray[begin + s] * pad16(dir_width), dir_width);
+        }
+        pad_positions(tile, n);
+        forward_tile(model, tile, a, n, true);
+    }
+}
+
+// Distributes raw outputs to the rays and drops those that have become opaque.
+void finish_wave(const TrainChunk& c, NerfWorkspace& w, Wave& wave, int64_t first_row) {
+    const NerfModelView& model = *c.model;
+    Activations a(model, w.layer, w.stride, first_row);
+    int alive = 0, s = 0;
+    for (int i = 0; i < wave.n_rays; ++i) {
+        const int ray = wave.ray[i];
+        int n = 0;
+        while (s + n < wave.n && wave.sample_ray[s + n] == ray) ++n;
+        for (int64_t at = int64_t(ray) * max_samples_per_ray + w.count[ray] - n; n > 0; --n, ++s, ++at) {
+            w.raw[at] = raw_sample(a, s);
+            const float sigma = density_from_raw(model.density_activation, w.raw[at].density);
+            w.transmittance[ray] *= 1.0f - segment_alpha(sigma, w.dt[at]);
+        }
+        if (w.transmittance[ray] >= training_min_transmittance && w.count[ray] < max_samples_per_ray)
+            wave.ray[alive++] = ray;
+    }
+    wave.n_rays = alive;
+}
+
+// Gathers the activations of contributing samples, ray after ray, into tiles and runs them backward.
+class TileGatherer {
+  public:
+    TileGatherer(TrainChunk& c, NerfWorkspace& w)
+        : c_(c), w_(w), a_(*c.model, w.tile, w.stride, 0), scale_(box_scale(c.model->box)) {}
+
+    void add(Vec3 position, int64_t row, const RawSample& d) {
+        for (int k = 0; k < w_.n_layers - 1; ++k) // the output layer's values are not needed
+            copy_floats(w_.tile[k] + n_ * w_.stride[k], w_.layer[k] + row * w_.stride[k], w_.stride[k]);
+        set_position(tile_, n_, c_.model->box, scale_, position);
+        float* out = w_.d_output + n_ * 16;
+        out[0] = d.rgb[0], out[1] = d.rgb[1], out[2] = d.rgb[2];
+        d_density_[n_] = d.density;
+        if (++n_ == tile_size) flush();
+    }
+    void flush() {
+        if (n_ == 0) return;
+        pad_positions(tile_, n_);
+        backward_tile(*c_.model, tile_, a_, d_density_, n_, w_, c_);
+        n_ = 0;
+    }
+
+  private:
+    TrainChunk& c_;
+    NerfWorkspace& w_;
+    Activations a_;
+    Vec3 scale_;
+    PositionTile tile_;
+    float d_density_[tile_size];
+    int n_ = 0;
+};
+
+void train_chunk(TrainChunk& c, NerfWorkspace& w) {
+    const int dir_stride = pad16(c.model->direction->n_out_padded);
+    SampleTrainingRays sample = c.sample;
+    sample.rays = w.rays;
+    sample.first_ray = c.first_ray;
+    Wave wave;
+    for (int i = 0; i < c.n_rays; ++i) {
+        sample(c.first_ray + i);
+        w.count[i] = 0;
+        w.transmittance[i] = 1.0f;
+        if (w.rays[i].march.t < w.rays[i].march.t_end) {
+            wave.ray[wave.n_rays++] = i;
+            encode_direction(*c.model, w.rays[i].march.direction, w.direction + i * dir_stride);
+        }
+    }
+    int64_t row = 0;
+    while (wave.n_rays > 0) {
+        if (row + wave.n_rays * samples_per_wave > w.rows) w.grow(w, row + wave.n_rays * samples_per_wave);
+        march_wave(c, w, wave, row);
+        evaluate_wave(c, w, wave, row);
+        finish_wave(c, w, wave, row);
+        row += wave.n;
+    }
+    c.evaluated += row;
+
+    const CompositeAndLoss composite{c.composite, w.rays, w.raw,   w.dt,   w.t,
+                                     max_samples_per_ray, w.count, w.d_raw, w.loss};
+    TileGatherer gather(c, w);
+    for (int i = 0; i < c.n_rays; ++i) {
+        composite(i);
+        c.loss += double(w.loss[i]);
+        c.samples += w.count[i];
+        for (int k = 0; k < w.count[i]; ++k) {
+            const int64_t at = int64_t(i) * max_samples_per_ray + k;
+            gather.add(w.rays[i].march.position(w.t[at]), w.row[at], w.d_raw[at]);
+        }
+    }
+    gather.flush();
+}
+
+void scatter(const EncodingPart& part, int level, const GradientTiles& tiles, float* gradient, uint32_t first,
+             uint32_t last) {
+    PositionTile p;
+    CellTile cells;
+    WeightTile weights;
+    for (int64_t i = 0; i < tiles.count; ++i) {
+        float* record = tiles.data + i * tiles.record;
+        const int n = record_count(record);
+        memcpy(&p, record + GradientTiles::header, sizeof p);
+        find_cells(part.levels[level], part.grid_type, p, n, cells);
+        corner_weights(part.interpolation, cells, n, weights);
+        for_features(part.n_features, [&]<int F>() {
+            const float* d = record + GradientTiles::header + (3 + part.out_begin + level * F) * tile_size;
+            scatter_level<F>(gradient, first, last, cells, weights, n, d);
+        });
+    }
+}
+
+// --- optimizer ---------------------------------------------------------------------------------------------------
+
+template <int F>
+void adam_entries(const AdamJob& job) {
+    using V = Feature<F>;
+    constexpr int record = F == 1 || F == 2 ? 8 : (F == 4 ? 16 : 32);
+    const AdamTables& tables = job.tables;
+    const AdamSettings& settings = job.settings;
+    auto ema_power = [&](uint32_t k) { return tables.ema_power[min_of(k, uint32_t(tables.n_ema_power - 1))]; };
+    for (int64_t e = 0; e < job.n_entries; ++e) {
+        float* g = job.gradient + e * F;
+        float sum[F];
+        store(sum, load<V>(g));
+        bool touched = false;
+        for (int f = 0; f < F; ++f) touched |= sum[f] != 0.0f;
+        if (!touched) continue;
+        store(g, V{});
+
+        float* state = job.state + e * record;
+        float *w = job.params + e * F, *m = state, *v = state + F, *average = state + 2 * F;
+        uint32_t updates, averaged;
+        memcpy(&updates, state + 3 * F, 4);
+        memcpy(&averaged, state + 3 * F + 1, 4);
+        ++updates;
+        const float step_size = tables.step_size[min_of(updates, uint32_t(tables.n_step_size - 1))];
+        const bool ema = settings.ema_decay > 0.0f;
+        const float carry = ema ? ema_power(job.step - 1 - averaged) : 0.0f;
+        for (int f = 0; f < F; ++f) {
+            if (ema) average[f] = ema_carry(average[f], w[f], carry);
+            adam_update(settings, step_size, sum[f] * job.gradient_scale, w[f], m[f], v[f]);
+            if (ema) average[f] = ema_carry(average[f], w[f], settings.ema_decay);
+        }
+        memcpy(state + 3 * F, &updates, 4);
+        memcpy(state + 3 * F + 1, &job.step, 4);
+    }
+}
+
+void adam(const AdamJob& job) {
+    for_features(job.n_features, [&]<int F>() { adam_entries<F>(job); });
+}
+
+// --- rendering ---------------------------------------------------------------------------------------------------
+
+// Outward unit normals: minus the density gradient of each sample of the tile.
+void tile_normals(const NerfModelView& model, const PositionTile& p, const Activations& a, int n, NerfWorkspace& w,
+                  Vec3* normals) {
+    const int enc = a.density.input_stride[0];
+    for (int s = 0; s < n; ++s) w.d_output[s * 16] = 1.0f;
+    mlp_backward(weights_of(model.density), a.density,
+                 {w.d_output, 16, 1, nullptr, w.d_input, enc, model.position->n_out, {w.scratch[0], w.scratch[1]}}, n);
+    PositionTile gradient;
+    position_gradient(*model.position, model.encoding_params, p, n, w.d_input, enc, gradient);
+    const Vec3 scale = box_scale(model.box);
+    for (int s = 0; s < n; ++s)
+        normals[s] = normalize(-(Vec3{gradient.axis[0][s], gradient.axis[1][s], gradient.axis[2][s]} * scale));
+}
+
+struct TraceState {
+    RayMarcher march;
+    BlendState blend;
+    float largest = 0;
+};
+
+void trace_sample(const TraceJob& job, TraceState& ray, RenderedRay& out, const RawSample& raw, float t, float dt,
+                  const Vec3* normal) {
+    const float sigma = density_from_raw(job.model->density_activation, raw.density);
+    const float weight =
+        blend(ray.blend, sample_color(job.model->rgb_activation, raw), segment_alpha(sigma, dt));
+    out.t_expected += weight * t;
+    if (normal) out.normal += *normal * weight;
+    if (weight > ray.largest) {
+        ray.largest = weight;
+        out.t_max_weight = t;
+    }
+}
+
+void finish_ray(const TraceJob& job, const TraceState& ray, RenderedRay& out) {
+    out.alpha = 1.0f - ray.blend.transmittance;
+    out.rgb = ray.blend.rgb;
+    if (out.alpha > 1.0f - job.min_transmittance) { // stopped early: as if the rest were like what was seen
+        const float s = 1.0f / out.alpha;
+        out.rgb = out.rgb * s;
+        out.t_expected *= s;
+        out.normal = out.normal * s;
+        out.alpha = 1.0f;
+    }
+}
+
+void trace(const TraceJob& job, NerfWorkspace& w) {
+    const NerfModelView& model = *job.model;
+    const Vec3 scale = box_scale(model.box);
+    const int dir_width = model.direction->n_out_padded;
+    Activations a(model, w.tile, w.stride, 0);
+    TraceState state[max_rays_per_chunk];
+    int alive[max_rays_per_chunk], n_alive = 0;
+    for (int i = 0; i < job.n_rays; ++i) {
+        state[i].march = job.rays[i].march;
+        job.results[i] = {};
+        if (state[i].march.t >= state[i].march.t_end) continue;
+        alive[n_alive++] = i;
+        encode_direction(model, state[i].march.direction, w.direction + i * pad16(dir_width));
+    }
+    PositionTile tile;
+    int owner[tile_size];
+    float t[tile_size], dt[tile_size];
+    Vec3 normals[tile_size];
+    while (n_alive > 0) {
+        // Fill a tile with up to samples_per_wave samples of each of the next rays, shade it, and keep rays that go on.
+        int kept = 0;
+        for (int next = 0; next < n_alive;) {
+            const int first = next;
+            int n = 0;
+            for (; next < n_alive && n + samples_per_wave <= tile_size; ++next) {
+                const int ray = alive[next];
+                RayMarcher& march = state[ray].march;
+                for (int k = 0; k < samples_per_wave; ++k) {
+                    const float step = march.next(job.occupancy, job.stepping, false);
+                    if (step == 0.0f) {
+                        march.t_end = 0.0f;
+                        break;
+                    }
+                    owner[n] = ray, t[n] = march.t, dt[n] = step;
+                    set_position(tile, n, model.box, scale, march.position(march.t));
+                    copy_floats(direction_columns(model, a, n), w.direction + ray * pad16(dir_width), dir_width);
+                    march.t += step;
+                    ++n;
+                }
+            }
+            pad_positions(tile, n);
+            if (n > 0) {
+                forward_tile(model, tile, a, n, true);
+                if (job.normals) tile_normals(model, tile, a, n, w, normals);
+            }
+            for (int s = 0; s < n; ++s) {
+                TraceState& ray = state[owner[s]];
+                if (ray.blend.transmittance < job.min_transmittance) continue; // stopped within this tile
+                trace_sample(job, ray, job.results[owner[s]], raw_sample(a, s), t[s], dt[s],
+                             job.normals ? normals + s : nullptr);
+            }
+            for (int i = first; i < next; ++i) {
+                const TraceState& ray = state[alive[i]];
+                if (ray.march.t < ray.march.t_end && ray.blend.transmittance >= job.min_transmittance)
+                    alive[kept++] = alive[i];
+                else
+                    finish_ray(job, ray, job.results[alive[i]]);
+            }
+        }
+        n_alive = kept;
+    }
+}
+
+// --- single stages -----------------------------------------------------------------------------------------------
+
+// Shades positions[begin..] into the given rows.
+void shade_tile(const NerfModelView& model, const Vec3* positions, const Vec3* directions, int n, const Activations& a,
+                PositionTile& tile) {
+    const Vec3 scale = box_scale(model.box);
+    for (int s = 0; s < n; ++s) {
+        set_position(tile, s, model.box, scale, positions[s]);
+        if (directions) encode_direction(model, directions[s], direction_columns(model, a, s));
+    }
+    pad_positions(tile, n);
+    forward_tile(model, tile, a, n, directions != nullptr);
+}
+
+void evaluate(const NerfModelView& model, const Vec3* positions, const Vec3* directions, int64_t n, RawSample* out,
+              NerfWorkspace& w) {
+    Activations a(model, w.tile, w.stride, 0);
+    PositionTile tile;
+    for (int64_t begin = 0; begin < n; begin += tile_size) {
+        const int m = int(min_of<int64_t>(tile_size, n - begin));
+        shade_tile(model, positions + begin, directions ? directions + begin : nullptr, m, a, tile);
+        for (int s = 0; s < m; ++s) {
+            if (directions)
+                out[begin + s] = raw_sample(a, s);
+            else
+                out[begin + s].density = a.density.output[s * a.density.output_stride];
+        }
+    }
+}
+
+void forward_backward(const NerfModelView& model, const Vec3* positions, const Vec3* directions, const RawSample* d_raw,
+                      int64_t n, NerfWorkspace& w, TrainChunk& results) {
+    Activations a(model, w.tile, w.stride, 0);
+    PositionTile tile;
+    float d_density[tile_size];
+    for (int64_t begin = 0; begin < n; begin += tile_size) {
+        const int m = int(min_of<int64_t>(tile_size, n - begin));
+        shade_tile(model, positions + begin, directions + begin, m, a, tile);
+        for (int s = 0; s < m; ++s) {
+            for (int c = 0; c < 3; ++c) w.d_output[s * 16 + c] = d_raw[begin + s].rgb[c];
+            d_density[s] = d_raw[begin + s].density;
+        }
+        backward_tile(model, tile, a, d_density, m, w, results);
+    }
+}
+
+// Reads up to a tile of row-major inputs of which the grid takes the first three.
+int load_positions(const float* in, int n_in, int64_t begin, int64_t n, PositionTile& tile) {
+    const int m = int(min_of<int64_t>(tile_size, n - begin));
+    for (int s = 0; s < m; ++s)
+        for (int d = 0; d < 3; ++d) tile.axis[d][s] = in[(begin + s) * n_in + min_of(d, n_in - 1)];
+    pad_positions(tile, m);
+    return m;
+}
+
+void encode(const EncodingShape& shape, const float* params, const float* in, int64_t n, float* out) {
+    PositionTile tile;
+    for (int64_t begin = 0; begin < n; begin += tile_size) {
+        const int m = load_positions(in, shape.n_in, begin, n, tile);
+        encode_positions(shape, params, tile, m, out + begin * shape.n_out_padded, shape.n_out_padded);
+    }
+}
+
+void encoding_position_gradient(const EncodingShape& shape, const float* params, const float* in, const float* d_out,
+                                int64_t n, float* d_in) {
+    PositionTile tile, gradient;
+    for (int64_t begin = 0; begin < n; begin += tile_size) {
+        const int m = load_positions(in, shape.n_in, begin, n, tile);
+        position_gradient(shape, params, tile, m, d_out + begin * shape.n_out_padded, shape.n_out_padded, gradient);
+        for (int s = 0; s < m; ++s)
+            for (int d = 0; d < shape.n_in; ++d) d_in[(begin + s) * shape.n_in + d] = gradient.axis[d][s];
+    }
+}
+
+void mlp(const MlpParams& params, const float* input, int64_t n, float* output, const float* d_output, float* d_input,
+         float* weight_gradient, float* scratch) {
+    const MlpShape& s = params.shape;
+    const int n_in = pad16(s.n_in), width = pad16(s.width), n_out = pad16(s.n_out);
+    for (int64_t begin = 0; begin < n; begin += tile_size) {
+        const int m = int(min_of<int64_t>(tile_size, n - begin));
+        MlpActivations a;
+        for (int k = 0; k < s.n_layers; ++k) {
+            // Layer inputs are only read, but share a type with the ones that are written.
+            a.input[k] = k == 0 ? const_cast<float*>(input) + begin * n_in : scratch + int64_t(k + 1) * tile_size * width;
+            a.input_stride[k] = k == 0 ? n_in : width;
+        }
+        a.output = output + begin * n_out;
+        a.output_stride = n_out;
+        mlp_forward(weights_of(params), a, m);
+        if (!d_output) continue;
+        mlp_backward(weights_of(params), a,
+                     {d_output + begin * n_out, n_out, n_out, weight_gradient, d_input + begin * n_in, n_in, n_in,
+                      {scratch, scratch + int64_t(tile_size) * width}},
+                     m);
+    }
+}
+
+} // namespace
+
+extern const NerfKernels kernels;
+const NerfKernels kernels{NGP_ISA_NAME, train_chunk,      scatter, adam,
+                          trace,        evaluate,         encode,  encoding_position_gradient,
+                          forward_backward, mlp};
+
+} // namespace ngp::NGP_ISA

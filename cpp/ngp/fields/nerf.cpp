@@ -1,0 +1,32 @@
+#include <cmath>
+#include <ngp/core/check.h>
+#include <ngp/fields/nerf.h>
+
+namespace ngp {
+
+NerfModelShape nerf_model_shape(const NetworkConfig& config, int aabb_scale) {
+    NerfModelShape s;
+    s.position = encoding_shape(config.position_encoding, 3, config.density_mlp.padding, aabb_scale);
+    s.density = mlp_shape(config.density_mlp, s.position.n_out_padded, density_outputs);
+    s.direction = encoding_shape(config.direction_encoding, 3, config.rgb_mlp.padding, aabb_scale);
+    if (s.direction.n_params > 0) fail("dir_encoding: an encoding with parameters; grids encode positions only");
+    const int padding = config.rgb_mlp.padding;
+    const int n_in = density_outputs + s.direction.n_out_padded;
+    s.rgb = mlp_shape(config.rgb_mlp, (n_in + padding - 1) / padding * padding, 3);
+    return s;
+}
+
+std::vector<float> initial_nerf_params(const NerfModelShape& shape, uint64_t seed) {
+    std::vector<float> params(shape.n_params());
+    Pcg32 rng = Pcg32::seeded(seed);
+    float* p = params.data();
+    for (const MlpShape* mlp : {&shape.density, &shape.rgb})
+        for (int k = 0; k < mlp->n_layers; ++k) {
+            const float bound = std::sqrt(6.0f / float(mlp->in(k) + mlp->out(k)));
+            for (uint32_t i = 0; i < mlp->layer_params(k); ++i) *p++ = (2.0f * rng.next_float() - 1.0f) * bound;
+        }
+    for (uint32_t i = 0; i < shape.position.n_params; ++i) *p++ = (2.0f * rng.next_float() - 1.0f) * 1e-4f;
+    return params;
+}
+
+} // namespace ngp

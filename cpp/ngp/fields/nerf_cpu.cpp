@@ -1,0 +1,496 @@
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <ngp/core/check.h>
+#include <ngp/core/isa.h>
+#include <ngp/core/parallel.h>
+#include <ngp/fields/nerf_cpu.h>
+#include <ngp/stages/render_rays.h>
+
+namespace ngp {
+
+namespace {
+
+constexpr int n_lanes = 64;
+constexpr int initial_rays_divisor = 512; // first step: batch/512 rays, since every cell is still occupied
+constexpr int64_t positions_per_task = 4096;
+constexpr int render_tile = 16; // pixels; render_tile^2 rays are traced together
+static_assert(render_tile * render_tile <= max_rays_per_chunk);
+
+enum RandomStream : uint64_t { params_stream = 1, rays_stream = 2, occupancy_stream = 3 };
+
+class Stopwatch {
+  public:
+    explicit Stopwatch(double& total) : total_(total), start_(std::chrono::steady_clock::now()) {}
+    ~Stopwatch() {
+        total_ += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_).count();
+    }
+
+  private:
+    double& total_;
+    std::chrono::steady_clock::time_point start_;
+};
+
+void grow_tiles(GradientTiles& t) {
+    auto& memory = *static_cast<AlignedVector<float>*>(t.owner);
+    t.capacity = std::max<int64_t>(16, 2 * t.capacity);
+    memory.resize(size_t(t.capacity * t.record));
+    t.data = memory.data();
+}
+
+// Parameters in the forms that the kernels read.
+class CpuModel {
+  public:
+    void reset(const NerfModelShape& shape, int aabb_scale) {
+        shape_ = &shape;
+        density_ = PackedMlp(shape.density);
+        rgb_ = PackedMlp(shape.rgb);
+        const float half = 0.5f * float(aabb_scale);
+        box_ = {splat3(0.5f - half), splat3(0.5f + half)};
+    }
+    void pack(const float* params) {
+        density_.pack(params);
+        rgb_.pack(params + shape_->rgb_begin());
+        encoding_ = params + shape_->encoding_begin();
+    }
+    NerfModelView view(Activation rgb, Activation density) const {
+        return {&shape_->position,
+                &shape_->direction,
+                encoding_,
+                {shape_->density, density_.forward_weights(), density_.backward_weights()},
+                {shape_->rgb, rgb_.forward_weights(), rgb_.backward_weights()},
+                rgb,
+                density,
+                box_};
+    }
+    const PackedMlp& density() const { return density_; }
+    const PackedMlp& rgb() const { return rgb_; }
+    const Aabb& box() const { return box_; }
+
+  private:
+    const NerfModelShape* shape_ = nullptr;
+    PackedMlp density_, rgb_;
+    const float* encoding_ = nullptr;
+    Aabb box_;
+};
+
+class CpuNerfEngine final : public NerfEngine {
+  public:
+    void set_views(std::vector<TrainingView> views) override { views_ = std::move(views); }
+
+    void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) override {
+        // Built aside, so that a configuration that can't be laid out leaves the old network in place.
+        const NerfModelShape shape = nerf_model_shape(config, aabb_scale);
+        int n_cascades = 1;
+        while ((1 << (n_cascades - 1)) < aabb_scale) ++n_cascades;
+        workspaces_.clear();
+        shape_ = shape;
+        settings_ = config.optimizer;
+        seed_ = seed;
+        n_cascades_ = n_cascades;
+        model_.reset(shape_, aabb_scale);
+        averaged_model_.reset(shape_, aabb_scale);
+        for (int i = 0; i < num_threads(); ++i) workspaces_.push_back(std::make_unique<CpuWorkspace>(shape_));
+        lanes_ = std::vector<CpuLane>(n_lanes);
+        for (CpuLane& lane : lanes_) {
+            lane.density_gradient.assign(size_t(model_.density().packed_size()), 0.0f);
+            lane.rgb_gradient.assign(size_t(model_.rgb().packed_size()), 0.0f);
+            lane.tiles.record = GradientTiles::header + (3 + shape_.position.n_out) * int64_t(kernel_tile);
+            lane.tiles.grow = grow_tiles;
+            lane.tiles.owner = &lane.tile_memory;
+        }
+        gradient_.assign(shape_.n_params(), 0.0f);
+        reset_occupancy();
+        state_ = {};
+        set_params(initial_nerf_params(shape_, seed));
+    }
+
+    const NerfModelShape& shape() const override { return shape_; }
+
+    StepResult train_step(const NerfTrainOptions& options, int64_t batch_size) override {
+        if (views_.empty()) fail("there are no training images; load a scene or call set_images() first");
+        options_ = options;
+        const StepPlan plan = plan_step(batch_size);
+        averaged_fresh_ = false;
+        const StepResult result = training_step(*this, plan);
+        adapt_rays(result, batch_size);
+        ++state_.step;
+        state_.loss = result.loss;
+        ++times_.steps;
+        return result;
+    }
+
+    // --- execution policy of training_step -----------------------------------------------------------------------
+
+    void update_occupancy(const StepPlan& plan) {
+        Stopwatch watch(times_.occupancy);
+        if (plan.occupancy.initial || plan.n_images != state_.n_images_seen) {
+            occupancy_.mark_visible(scene(), plan.n_images, plan.occupancy.initial);
+            state_.n_images_seen = plan.n_images;
+        }
+        const int64_t n_uniform = plan.occupancy.uniform_samples, n_occupied = plan.occupancy.occupied_samples;
+        const int64_t n = n_uniform + n_occupied;
+        positions_.resize(size_t(n));
+        cells_.resize(size_t(n));
+        thickness_.resize(size_t(n));
+        Pcg32 rng = Pcg32::seeded(seed_, occupancy_stream);
+        rng.advance(uint64_t(state_.occupancy_updates) << 32);
+        const DrawOccupancySample uniform{occupancy_.values().data(), n_cascades_,         state_.occupancy_updates,
+                                          n_uniform,                  never_seen * 0.01f, rng,
+                                          positions_.data(),          cells_.data()};
+        DrawOccupancySample occupied = uniform;
+        occupied.n = n_occupied;
+        occupied.threshold = occupancy_threshold;
+        occupied.rng.advance(uint64_t(1) << 31);
+        occupied.position += n_uniform;
+        occupied.cell += n_uniform;
+
+        model_.pack(state_.params.data());
+        const NerfModelView model = model_view(model_);
+        raw_.resize(size_t(n));
+        parallel_for_range(n, positions_per_task, [&](int64_t begin, int64_t end, int worker) {
+            for (int64_t i = begin; i < end; ++i) i < n_uniform ? uniform(i) : occupied(i - n_uniform);
+            kernels_.evaluate(model, positions_.data() + begin, nullptr, end - begin, raw_.data() + begin, workspace(worker));
+            for (int64_t i = begin; i < end; ++i)
+                thickness_[i] = density_from_raw(options_.density_activation, raw_[i].density) * min_step;
+        });
+        occupancy_.apply(cells_.data(), thickness_.data(), n, plan.occupancy.decay);
+        ++state_.occupancy_updates;
+    }
+
+    void rays_to_gradients(const StepPlan& plan) {
+        Stopwatch watch(times_.rays_to_gradients);
+        model_.pack(state_.params.data());
+        const NerfModelView model = model_view(model_);
+        for (CpuLane& lane : lanes_) {
+            lane.tiles.count = 0;
+            lane.loss = 0;
+            lane.samples = lane.evaluated = 0;
+        }
+        // Chunks of about a thousand samples; rounds of one chunk a lane, until the rays or the batch are used up.
+        const int chunk = int(std::clamp<int64_t>(1024 * int64_t(plan.n_rays) / plan.batch_size, 8, max_rays_per_chunk));
+        const int n_chunks = (plan.n_rays + chunk - 1) / chunk;
+        result_ = {};
+        for (int first = 0; first < n_chunks && result_.samples < plan.batch_size; first += n_lanes) {
+            const int n = std::min(n_lanes, n_chunks - first);
+            parallel_for(n, [&](int64_t lane_index, int worker) {
+                CpuLane& lane = lanes_[lane_index];
+                TrainChunk c;
+                c.model = &model;
+                c.occupancy = occupancy_.view();
+                c.sample = plan.sample;
+                c.sample.scene = scene();
+                c.composite = plan.composite;
+                c.first_ray = (first + lane_index) * chunk;
+                c.n_rays = int(std::min<int64_t>(chunk, plan.n_rays - c.first_ray));
+                c.density_gradient = lane.density_gradient.data();
+                c.rgb_gradient = lane.rgb_gradient.data();
+                c.tiles = &lane.tiles;
+                kernels_.train_chunk(c, workspace(worker));
+                lane.loss += c.loss;
+                lane.samples += c.samples;
+                lane.evaluated += c.evaluated;
+            });
+            result_.rays = std::min<int64_t>(plan.n_rays, int64_t(first + n) * chunk);
+            result_.samples = 0;
+            for (const CpuLane& lane : lanes_) result_.samples += lane.samples;
+        }
+        double loss = 0;
+        for (const CpuLane& lane : lanes_) {
+            loss += lane.loss;
+            result_.samples_evaluated += lane.evaluated;
+        }
+        result_.loss = float(loss / double(std::max<int64_t>(1, result_.rays)));
+    }
+
+    void scatter_gradients(const StepPlan&) {
+        Stopwatch watch(times_.scatter);
+        for (CpuLane& lane : lanes_) {
+            model_.density().unpack_gradient(lane.density_gradient.data(), gradient_.data());
+            model_.rgb().unpack_gradient(lane.rgb_gradient.data(), gradient_.data() + shape_.rgb_begin());
+            std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
+            std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
+        }
+        scatter_tiles();
+    }
+
+    void optimize(const StepPlan&) {
+        Stopwatch watch(times_.optimizer);
+        const float scale = 1.0f / float(std::max<int64_t>(1, result_.rays));
+        if (!options_.train_network) std::fill_n(gradient_.begin(), shape_.encoding_begin(), 0.0f);
+        if (!options_.train_encoding) std::fill(gradient_.begin() + shape_.encoding_begin(), gradient_.end(), 0.0f);
+        optimizer_.step(kernels_, state_.params.data(), gradient_.data(), scale, state_.step);
+    }
+
+    StepResult result() const { return result_; }
+
+    // --- rendering and queries -----------------------------------------------------------------------------------
+
+    void render(const FrameRequest& r, FramePixel* pixels) override {
+        refresh_averaged();
+        const NerfModelView model = averaged_model_.view(r.rgb_activation, r.density_activation);
+        const int width = r.camera.width, height = r.camera.height;
+        const MakeRenderRay make{r.camera,      r.pose,          averaged_model_.box(), r.crop,
+                                 r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
+                                 r.near_distance, r.snap_to_pixel_centers};
+        const int tiles_x = (width + render_tile - 1) / render_tile, tiles_y = (height + render_tile - 1) / render_tile;
+        parallel_for(int64_t(tiles_x) * tiles_y, [&](int64_t tile, int worker) {
+            const int x0 = int(tile % tiles_x) * render_tile, y0 = int(tile / tiles_x) * render_tile;
+            const int w = std::min(render_tile, width - x0), h = std::min(render_tile, height - y0);
+            RenderRay rays[max_rays_per_chunk];
+            RenderedRay results[max_rays_per_chunk];
+            FramePixel sums[max_rays_per_chunk];
+            for (int sample = 0; sample < r.spp; ++sample) {
+                for (int i = 0; i < w * h; ++i) rays[i].march = make(x0 + i % w, y0 + i / w, sample);
+                kernels_.trace({&model, occupancy_.view(), make.stepping, r.min_transmittance, r.normals, rays, results, w * h},
+                               workspace(worker));
+                for (int i = 0; i < w * h; ++i) accumulate(r, rays[i].march, results[i], sums[i]);
+            }
+            for (int i = 0; i < w * h; ++i) {
+                FramePixel& p = pixels[int64_t(y0 + i / w) * width + x0 + i % w];
+                const float s = 1.0f / float(r.spp);
+                p = sums[i];
+                p.rgb = p.rgb * s;
+                p.alpha *= s;
+                p.depth_expected *= s;
+                p.normal = p.normal * s;
+            }
+        });
+    }
+
+    void evaluate(const Vec3* positions, const Vec3* directions, int64_t n, RawSample* out) override {
+        refresh_averaged();
+        const NerfModelView model = averaged_model_.view(Activation::Logistic, Activation::Exponential);
+        parallel_for_range(n, positions_per_task, [&](int64_t begin, int64_t end, int worker) {
+            kernels_.evaluate(model, positions + begin, directions ? directions + begin : nullptr, end - begin, out + begin,
+                              workspace(worker));
+        });
+    }
+
+    const std::vector<float>& params() override {
+        refresh_averaged();
+        return averaged_;
+    }
+    void set_params(const std::vector<float>& params) override {
+        NGP_CHECK_EQ(params.size(), shape_.n_params());
+        state_.params = params;
+        optimizer_.reset(settings_, shape_.encoding_begin(), shape_.position);
+        averaged_fresh_ = false;
+    }
+    NerfTrainState train_state() const override {
+        NerfTrainState s = state_;
+        s.optimizer = optimizer_.state();
+        return s;
+    }
+    void set_train_state(const NerfTrainState& s) override {
+        NGP_CHECK_EQ(s.params.size(), shape_.n_params());
+        if (!s.optimizer.matrix_m.empty()) optimizer_.set_state(s.optimizer);
+        state_ = s;
+        state_.optimizer = {};
+        averaged_fresh_ = false;
+    }
+
+    const OccupancyGrid& occupancy() const override { return occupancy_; }
+    void set_occupancy(const std::vector<float>& values) override { occupancy_.set_values(values.data(), values.size()); }
+    void reset_occupancy() override {
+        occupancy_.resize(n_cascades_);
+        state_.occupancy_updates = 0;
+        state_.n_images_seen = 0;
+    }
+
+    StageTimes stage_times() const override { return times_; }
+    void reset_stage_times() override { times_ = {}; }
+    int64_t host_bytes() const override {
+        int64_t n = int64_t(state_.params.size() + averaged_.size() + gradient_.size()) * 4;
+        n += int64_t(occupancy_.values().size()) * 8;
+        for (const CpuLane& lane : lanes_) n += int64_t(lane.tile_memory.size()) * 4;
+        for (const auto& w : workspaces_) n += w->bytes();
+        return n;
+    }
+
+  private:
+    NerfWorkspace& workspace(int worker) { return workspaces_[worker]->get(); }
+    NerfModelView model_view(const CpuModel& m) const { return m.view(options_.rgb_activation, options_.density_activation); }
+    SceneView scene() const { return {views_.data(), int(views_.size()), model_.box(), n_cascades_ - 1}; }
+
+    StepPlan plan_step(int64_t batch_size) {
+        StepPlan p;
+        p.step = state_.step;
+        p.batch_size = batch_size;
+        p.n_images = options_.n_images > 0 ? std::min(options_.n_images, int(views_.size())) : int(views_.size());
+        if (state_.rays_per_batch == 0 || state_.rays_of_last_batch == 0)
+            state_.rays_per_batch = int(std::max<int64_t>(8, batch_size / initial_rays_divisor));
+        else if (state_.rays_of_last_batch != batch_size) // a new batch size: the same samples a ray
+            state_.rays_per_batch = std::max(8, int(double(state_.rays_per_batch) * double(batch_size) / double(state_.rays_of_last_batch)));
+        state_.rays_of_last_batch = batch_size;
+        p.n_rays = state_.rays_per_batch;
+        p.occupancy = occupancy_update_at(options_.occupancy_schedule, state_.step, n_cascades_, batch_size);
+        p.occupancy.decay = options_.occupancy_decay;
+
+        p.sample.color = options_.color;
+        p.sample.stepping = Stepping::with_cone_angle(options_.cone_angle);
+        p.sample.rng = Pcg32::seeded(seed_, rays_stream);
+        p.sample.rng.advance(uint64_t(state_.step) << 32);
+        p.sample.n_rays = p.n_rays;
+        p.sample.n_images = p.n_images;
+        p.sample.snap_to_pixel_centers = options_.snap_to_pixel_centers;
+
+        p.composite.rgb_activation = options_.rgb_activation;
+        p.composite.density_activation = options_.density_activation;
+        p.composite.loss = options_.loss;
+        p.composite.near_distance = options_.near_distance;
+        // E.4 adds 1e-4 to gradients that are scaled by 128/n_rays; ours are those of the sum over rays.
+        p.composite.regularizer = 1e-4f * float(p.n_rays) / 128.0f;
+        p.composite.encourage_density = occupancy_.mean() < occupancy_threshold;
+        return p;
+    }
+
+    // E.4: as many rays as would have filled the batch, to a multiple of 256 where there are that many.
+    void adapt_rays(const StepResult& r, int64_t batch_size) {
+        const int64_t samples = std::max<int64_t>(1, r.samples);
+        int64_t rays = (r.rays * batch_size + samples - 1) / samples;
+        if (rays > 1024) rays = (rays + 255) / 256 * 256;
+        state_.rays_per_batch = int(std::clamp<int64_t>(rays, 8, std::max<int64_t>(8, batch_size)));
+    }
+
+    void scatter_tiles() {
+        struct Task {
+            const EncodingPart* part;
+            int level;
+            uint32_t first, last;
+        };
+        // The entries of a level are split only as far as threads need work; every entry has one writer, and its order of
+        // additions does not depend on the split. Large levels first, to balance the end.
+        std::vector<Task> tasks;
+        for (int i = 0; i < shape_.position.n_parts; ++i) {
+            const EncodingPart& part = shape_.position.parts[i];
+            if (part.kind != EncodingKind::Grid) continue;
+            const uint32_t splits = uint32_t((2 * num_threads() + part.n_levels - 1) / part.n_levels);
+            for (int l = part.n_levels - 1; l >= 0; --l)
+                for (uint32_t s = 0; s < splits; ++s) {
+                    const uint64_t n = part.levels[l].entries;
+                    tasks.push_back({&part, l, uint32_t(n * s / splits), uint32_t(n * (s + 1) / splits)});
+                }
+        }
+        parallel_for(int64_t(tasks.size()), [&](int64_t t, int) {
+            const EncodingPart& part = *tasks[t].part;
+            float* table = gradient_.data() + shape_.encoding_begin() + part.param_begin +
+                           size_t(part.levels[tasks[t].level].offset) * part.n_features;
+            for (const CpuLane& lane : lanes_)
+                kernels_.scatter(part, tasks[t].level, lane.tiles, table, tasks[t].first, tasks[t].last);
+        });
+    }
+
+    void refresh_averaged() {
+        if (averaged_fresh_) return;
+        averaged_.resize(state_.params.size());
+        optimizer_.averaged(state_.params.data(), averaged_.data());
+        averaged_model_.pack(averaged_.data());
+        averaged_fresh_ = true;
+    }
+
+    static void accumulate(const FrameRequest& r, const RayMarcher& march, const RenderedRay& ray, FramePixel& sum) {
+        const float z_per_t = dot(march.direction, r.pose.forward);
+        sum.depth_max_weight = ray.alpha > 0.2f ? ray.t_max_weight * z_per_t : max_depth;
+        if (ray.alpha <= 0.001f) return;
+        Vec3 rgb = ray.rgb;
+        if (r.linear_colors && r.space == ColorSpace::SRGB) rgb = linear_to_srgb(rgb);
+        if (!r.linear_colors && r.space == ColorSpace::Linear) rgb = srgb_to_linear(rgb);
+        sum.rgb += rgb;
+        sum.alpha += ray.alpha;
+        sum.depth_expected += ray.t_expected * z_per_t;
+        sum.normal += ray.normal;
+    }
+
+    const NerfKernels& kernels_ = cpu_kernels();
+    std::vector<TrainingView> views_;
+    NerfModelShape shape_;
+    AdamSettings settings_;
+    uint64_t seed_ = 0;
+    int n_cascades_ = 1;
+    NerfTrainOptions options_;
+    NerfTrainState state_; // its optimizer part lives in optimizer_
+    NerfOptimizer optimizer_;
+    OccupancyGrid occupancy_;
+    CpuModel model_, averaged_model_;
+    std::vector<float> averaged_, gradient_;
+    bool averaged_fresh_ = false;
+    std::vector<std::unique_ptr<CpuWorkspace>> workspaces_;
+    std::vector<CpuLane> lanes_;
+    StepResult result_;
+    StageTimes times_;
+    // Of occupancy updates
+    std::vector<Vec3> positions_;
+    std::vector<uint32_t> cells_;
+    std::vector<float> thickness_;
+    std::vector<RawSample> raw_;
+};
+
+} // namespace
+
+void CpuWorkspace::Free::operator()(void* p) const { std::free(p); }
+
+template <typename T>
+T* CpuWorkspace::allocate(int64_t n) {
+    const size_t size = (size_t(n) * sizeof(T) + 63) / 64 * 64;
+    void* p = std::aligned_alloc(64, std::max<size_t>(64, size));
+    if (!p) throw std::bad_alloc();
+    memory_.emplace_back(p);
+    bytes_ += int64_t(size);
+    return static_cast<T*>(p);
+}
+
+CpuWorkspace::CpuWorkspace(const NerfModelShape& shape) {
+    NerfWorkspace& w = workspace_;
+    int widest = 16;
+    auto add_layer = [&](int width) {
+        w.stride[w.n_layers++] = pad16(width);
+        widest = std::max(widest, pad16(width));
+    };
+    for (int k = 0; k < shape.density.n_layers; ++k) add_layer(shape.density.in(k));
+    for (int k = 0; k < shape.rgb.n_layers; ++k) add_layer(shape.rgb.in(k));
+    add_layer(shape.rgb.n_out);
+    for (int k = 0; k < w.n_layers; ++k) {
+        w.tile[k] = allocate<float>(int64_t(kernel_tile) * w.stride[k]);
+        std::fill_n(w.tile[k], int64_t(kernel_tile) * w.stride[k], 0.0f); // padding columns must be finite
+    }
+    for (float*& s : w.scratch) s = allocate<float>(int64_t(kernel_tile) * widest);
+    w.d_output = allocate<float>(kernel_tile * 16);
+    std::fill_n(w.d_output, kernel_tile * 16, 0.0f);
+    w.d_encoding = allocate<float>(int64_t(kernel_tile) * pad16(shape.rgb.n_in));
+    w.d_input = allocate<float>(int64_t(kernel_tile) * pad16(shape.density.n_in));
+    constexpr int64_t samples = int64_t(max_rays_per_chunk) * max_samples_per_ray;
+    w.rays = allocate<TrainingRay>(max_rays_per_chunk);
+    w.raw = allocate<RawSample>(samples);
+    w.d_raw = allocate<RawSample>(samples);
+    w.dt = allocate<float>(samples);
+    w.t = allocate<float>(samples);
+    w.row = allocate<int32_t>(samples);
+    w.count = allocate<int>(max_rays_per_chunk);
+    w.loss = allocate<float>(max_rays_per_chunk);
+    w.transmittance = allocate<float>(max_rays_per_chunk);
+    w.direction = allocate<float>(int64_t(max_rays_per_chunk) * pad16(shape.direction.n_out_padded));
+    w.grow = grow;
+    w.owner = this;
+    rows_.resize(w.n_layers);
+}
+
+void CpuWorkspace::grow(NerfWorkspace& w, int64_t rows) {
+    auto& self = *static_cast<CpuWorkspace*>(w.owner);
+    rows = std::max<int64_t>({rows, 2 * w.rows, 4096});
+    for (int k = 0; k < w.n_layers; ++k) {
+        const size_t old_size = size_t(w.rows) * w.stride[k], size = size_t(rows) * w.stride[k];
+        auto* p = static_cast<float*>(std::aligned_alloc(64, size * sizeof(float)));
+        if (!p) throw std::bad_alloc();
+        std::copy(w.layer[k], w.layer[k] + old_size, p);
+        std::fill(p + old_size, p + size, 0.0f); // padding columns must be finite
+        self.rows_[k].reset(p);
+        self.bytes_ += int64_t(size - old_size) * 4;
+        w.layer[k] = p;
+    }
+    w.rows = rows;
+}
+
+std::unique_ptr<NerfEngine> make_cpu_nerf_engine() { return std::make_unique<CpuNerfEngine>(); }
+
+} // namespace ngp

@@ -1,0 +1,46 @@
+// Axis-aligned box and its intersection with a ray.
+#pragma once
+
+#include <cfloat>
+#include <ngp/formulas/vec.h>
+
+namespace ngp {
+
+struct Aabb {
+    Vec3 min{INFINITY, INFINITY, INFINITY}, max{-INFINITY, -INFINITY, -INFINITY};
+
+    NGP_HD bool empty() const { return max.x < min.x || max.y < min.y || max.z < min.z; }
+    NGP_HD Vec3 center() const { return (min + max) * 0.5f; }
+    NGP_HD Vec3 diag() const { return max - min; }
+    NGP_HD bool contains(Vec3 p) const {
+        return p.x >= min.x && p.x <= max.x && p.y >= min.y && p.y <= max.y && p.z >= min.z && p.z <= max.z;
+    }
+    NGP_HD Vec3 relative(Vec3 p) const {
+        Vec3 d = diag();
+        return {(p.x - min.x) / d.x, (p.y - min.y) / d.y, (p.z - min.z) / d.z};
+    }
+    NGP_HD Aabb intersection(const Aabb& b) const {
+        return {{max_of(min.x, b.min.x), max_of(min.y, b.min.y), max_of(min.z, b.min.z)},
+                {min_of(max.x, b.max.x), min_of(max.y, b.max.y), min_of(max.z, b.max.z)}};
+    }
+};
+
+// Parameters at which origin + t*direction enters and leaves the box; both FLT_MAX on a miss. Slab method; a zero
+// direction component divides to an infinity of the right sign, which the comparisons handle.
+NGP_HD Vec2 intersect(const Aabb& box, Vec3 origin, Vec3 direction) {
+    float t_min = -FLT_MAX, t_max = FLT_MAX;
+    for (int i = 0; i < 3; ++i) {
+        float o = origin[i], d = direction[i];
+        if (d == 0.0f) {
+            if (o < box.min[i] || o > box.max[i]) return {FLT_MAX, FLT_MAX};
+            continue;
+        }
+        float t0 = (box.min[i] - o) / d, t1 = (box.max[i] - o) / d;
+        t_min = max_of(t_min, min_of(t0, t1));
+        t_max = min_of(t_max, max_of(t0, t1));
+    }
+    if (t_min > t_max) return {FLT_MAX, FLT_MAX};
+    return {t_min, t_max};
+}
+
+} // namespace ngp

@@ -1,0 +1,750 @@
+// Everything that touches nlohmann-json, in one translation unit because the header is heavy: network configurations and
+// the MessagePack document inside a snapshot.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <ngp/core/check.h>
+#include <ngp/formulas/half.h>
+#include <ngp/io/gzip_file.h>
+#include <ngp/io/snapshot.h>
+#include <nlohmann/json.hpp>
+
+namespace ngp {
+
+namespace {
+
+using Json = nlohmann::json;
+
+static_assert(std::endian::native == std::endian::little, "snapshots are little-endian; this needs byte swapping");
+
+// A document node that knows where it is, so that errors can say so.
+class Node {
+  public:
+    Node(const Json& json, std::string where) : json_(&json), where_(std::move(where)) {}
+
+    const std::string& where() const { return where_; }
+    const Json& json() const { return *json_; }
+    bool has(const char* key) const { return json_->is_object() && json_->contains(key) && !(*json_)[key].is_null(); }
+    Node at(const char* key) const {
+        if (!json_->is_object()) fail(where_, ": must be an object");
+        if (!has(key)) fail(where_, ": the key '", key, "' is missing");
+        return {(*json_)[key], where_ + "." + key};
+    }
+    Node at(size_t i) const { return {(*json_)[i], where_ + "[" + std::to_string(i) + "]"}; }
+    size_t size() const {
+        if (!json_->is_array()) fail(where_, ": must be an array");
+        return json_->size();
+    }
+    void expect_size(size_t n) const {
+        if (size() != n) fail(where_, ": must have ", n, " elements, not ", size());
+    }
+
+    float number() const {
+        if (!json_->is_number()) fail(where_, ": must be a number");
+        return json_->get<float>();
+    }
+    int64_t integer(int64_t lowest, int64_t highest) const {
+        if (!json_->is_number()) fail(where_, ": must be a number");
+        const double v = json_->get<double>();
+        if (!(v >= double(lowest) && v <= double(highest)) || v != std::floor(v))
+            fail(where_, ": is ", v, "; it must be a whole number from ", lowest, " to ", highest);
+        return int64_t(v);
+    }
+    bool boolean() const {
+        if (!json_->is_boolean()) fail(where_, ": must be true or false");
+        return json_->get<bool>();
+    }
+    std::string text() const {
+        if (!json_->is_string()) fail(where_, ": must be a string");
+        return json_->get<std::string>();
+    }
+    const std::vector<uint8_t>& binary() const {
+        if (!json_->is_binary()) fail(where_, ": must be binary data");
+        return json_->get_binary();
+    }
+    Vec3 vec3() const {
+        expect_size(3);
+        return {at(size_t(0)).number(), at(1).number(), at(2).number()};
+    }
+    Vec2 vec2() const {
+        expect_size(2);
+        return {at(size_t(0)).number(), at(1).number()};
+    }
+    CameraMatrix camera_matrix() const {
+        expect_size(3);
+        float m[3][4];
+        for (size_t r = 0; r < 3; ++r) {
+            at(r).expect_size(4);
+            for (size_t c = 0; c < 4; ++c) m[r][c] = at(r).at(c).number();
+        }
+        return {{m[0][0], m[1][0], m[2][0]}, {m[0][1], m[1][1], m[2][1]}, {m[0][2], m[1][2], m[2][2]}, {m[0][3], m[1][3], m[2][3]}};
+    }
+    Mat3 mat3() const {
+        expect_size(3);
+        Mat3 m;
+        for (size_t r = 0; r < 3; ++r) {
+            at(r).expect_size(3);
+            for (size_t c = 0; c < 3; ++c) m.c[c][int(r)] = at(r).at(c).number();
+        }
+        return m;
+    }
+    // +-inf travel as null in text, so missing numbers there leave the box empty.
+    Aabb box() const { return {at("min").vec3(), at("max").vec3()}; }
+
+    // Optional values.
+    float number(const char* key, float otherwise) const { return has(key) ? at(key).number() : otherwise; }
+    int integer(const char* key, int otherwise, int64_t lowest, int64_t highest) const {
+        return has(key) ? int(at(key).integer(lowest, highest)) : otherwise;
+    }
+    bool boolean(const char* key, bool otherwise) const { return has(key) ? at(key).boolean() : otherwise; }
+    std::string text(const char* key, const std::string& otherwise) const { return has(key) ? at(key).text() : otherwise; }
+
+  private:
+    const Json* json_;
+    std::string where_;
+};
+
+std::string lower(std::string s) {
+    std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return char(std::tolower(c)); });
+    return s;
+}
+
+template <typename T>
+T choose(const Node& parent, const char* key, const char* otherwise,
+         std::initializer_list<std::pair<const char*, T>> choices) {
+    const std::string given = parent.text(key, otherwise);
+    std::string names;
+    for (const auto& [name, value] : choices) {
+        if (lower(given) == lower(name)) return value;
+        names += std::string(names.empty() ? "" : ", ") + name;
+    }
+    fail(parent.where(), ".", key, ": '", given, "' is not supported; this version knows ", names);
+}
+
+// --- network configuration -----------------------------------------------------------------------------------------
+
+enum class EncodingName { Grid, Hash, Dense, Tiled, SphericalHarmonics, Frequency, Identity, Composite };
+
+void read_grid(const Node& n, EncodingName name, EncodingConfig& c) {
+    c.kind = EncodingKind::Grid;
+    c.grid_type = name == EncodingName::Dense   ? GridType::Dense
+                  : name == EncodingName::Tiled ? GridType::Tiled
+                  : name == EncodingName::Hash
+                      ? GridType::Hash
+                      : choose<GridType>(n, "type", "Hash",
+                                         {{"Hash", GridType::Hash}, {"Dense", GridType::Dense}, {"Tiled", GridType::Tiled}});
+    c.n_levels = n.integer("n_levels", 16, 1, max_grid_levels);
+    c.n_features = n.integer("n_features_per_level", 2, 1, 8);
+    if (!std::has_single_bit(unsigned(c.n_features)))
+        fail(n.where(), ".n_features_per_level: is ", c.n_features, "; it must be 1, 2, 4 or 8");
+    c.log2_hashmap_size = n.integer("log2_hashmap_size", 19, 3, 28);
+    c.base_resolution = n.integer("base_resolution", 1 << (c.log2_hashmap_size / 3), 1, 1 << 16);
+    c.per_level_scale = n.number("per_level_scale", 0.0f);
+    if (!(c.per_level_scale >= 0.0f && c.per_level_scale < 64.0f))
+        fail(n.where(), ".per_level_scale: is ", c.per_level_scale, "; it must be positive and below 64, or 0 for automatic");
+    c.interpolation = choose<Interpolation>(n, "interpolation", "Linear",
+                                            {{"Linear", Interpolation::Linear}, {"Smoothstep", Interpolation::Smoothstep}});
+}
+
+void read_encoding(const Node& n, std::vector<EncodingConfig>& parts) {
+    const auto name = choose<EncodingName>(n, "otype", "HashGrid",
+                                           {{"HashGrid", EncodingName::Hash},
+                                            {"Grid", EncodingName::Grid},
+                                            {"DenseGrid", EncodingName::Dense},
+                                            {"TiledGrid", EncodingName::Tiled},
+                                            {"SphericalHarmonics", EncodingName::SphericalHarmonics},
+                                            {"Frequency", EncodingName::Frequency},
+                                            {"Identity", EncodingName::Identity},
+                                            {"Composite", EncodingName::Composite}});
+    if (name == EncodingName::Composite) {
+        const Node nested = n.at("nested");
+        for (size_t i = 0; i < nested.size(); ++i) read_encoding(nested.at(i), parts);
+        return;
+    }
+    EncodingConfig c;
+    c.n_dims = n.integer("n_dims_to_encode", 0, 0, 64);
+    switch (name) {
+        case EncodingName::SphericalHarmonics:
+            c.kind = EncodingKind::SphericalHarmonics;
+            c.degree = n.integer("degree", 4, 1, 4);
+            break;
+        case EncodingName::Frequency:
+            c.kind = EncodingKind::Frequency;
+            c.n_frequencies = n.integer("n_frequencies", 12, 1, 24);
+            break;
+        case EncodingName::Identity: c.kind = EncodingKind::Identity; break;
+        default: read_grid(n, name, c);
+    }
+    parts.push_back(c);
+}
+
+MlpConfig read_mlp(const Node& n) {
+    MlpConfig c;
+    const bool fused = choose<bool>(n, "otype", "FullyFusedMLP",
+                                    {{"FullyFusedMLP", true}, {"CutlassMLP", false}, {"MegakernelMLP", true}});
+    c.padding = fused ? 16 : 8;
+    c.width = n.integer("n_neurons", 64, 1, max_mlp_width);
+    c.n_hidden = n.integer("n_hidden_layers", 2, 0, max_mlp_layers - 1);
+    c.hidden_relu = choose<bool>(n, "activation", "ReLU", {{"ReLU", true}, {"None", false}});
+    choose<bool>(n, "output_activation", "None", {{"None", true}});
+    if (fused && !(c.width == 16 || c.width == 32 || c.width == 64 || c.width == 128))
+        fail(n.where(), ".n_neurons: is ", c.width, "; FullyFusedMLP takes 16, 32, 64 or 128 (CutlassMLP any width)");
+    if (fused && c.n_hidden == 0) fail(n.where(), ".n_hidden_layers: FullyFusedMLP needs at least one hidden layer");
+    if (!fused && c.width % 8) fail(n.where(), ".n_neurons: is ", c.width, "; it must be a multiple of 8");
+    return c;
+}
+
+enum class OptimizerName { Ema, ExponentialDecay, Adam };
+
+void read_optimizer(const Node& n, AdamSettings& s) {
+    switch (choose<OptimizerName>(n, "otype", "Adam",
+                                  {{"Ema", OptimizerName::Ema},
+                                   {"ExponentialDecay", OptimizerName::ExponentialDecay},
+                                   {"Adam", OptimizerName::Adam}})) {
+        case OptimizerName::Ema:
+            s.ema_decay = n.number("decay", 0.99f);
+            if (!(s.ema_decay >= 0.0f && s.ema_decay < 1.0f))
+                fail(n.where(), ".decay: is ", s.ema_decay, "; it must be at least 0 and below 1");
+            return read_optimizer(n.at("nested"), s);
+        case OptimizerName::ExponentialDecay:
+            s.decay_start = n.integer("decay_start", 0, 0, INT32_MAX);
+            s.decay_interval = n.integer("decay_interval", 1, 1, INT32_MAX);
+            s.decay_base = n.number("decay_base", 0.1f);
+            return read_optimizer(n.at("nested"), s);
+        case OptimizerName::Adam:
+            s.learning_rate = n.number("learning_rate", 1e-3f);
+            s.beta1 = n.number("beta1", 0.9f);
+            s.beta2 = n.number("beta2", 0.999f);
+            s.epsilon = n.number("epsilon", 1e-8f);
+            s.l2_reg = n.number("l2_reg", 1e-8f);
+    }
+    if (!(s.learning_rate >= 0.0f)) fail(n.where(), ".learning_rate: is ", s.learning_rate, "; it must not be negative");
+    if (!(s.beta1 >= 0.0f && s.beta1 < 1.0f && s.beta2 >= 0.0f && s.beta2 < 1.0f))
+        fail(n.where(), ": beta1 and beta2 must be at least 0 and below 1");
+}
+
+NetworkConfig read_config(const Node& n) {
+    NetworkConfig c;
+    c.optimizer.ema_decay = 0.0f;
+    c.optimizer.decay_base = 1.0f;
+    read_encoding(n.at("encoding"), c.position_encoding);
+    if (n.has("dir_encoding")) {
+        read_encoding(n.at("dir_encoding"), c.direction_encoding);
+    } else {
+        EncodingConfig sh;
+        sh.kind = EncodingKind::SphericalHarmonics;
+        sh.n_dims = 3;
+        c.direction_encoding = {sh};
+    }
+    c.density_mlp = read_mlp(n.at("network"));
+    c.rgb_mlp = read_mlp(n.at(n.has("rgb_network") ? "rgb_network" : "network"));
+    if (n.has("loss"))
+        c.loss = choose<LossType>(n.at("loss"), "otype", "L2",
+                                  {{"L2", LossType::L2},
+                                   {"L1", LossType::L1},
+                                   {"MAPE", LossType::Mape},
+                                   {"SMAPE", LossType::Smape},
+                                   {"Huber", LossType::Huber},
+                                   {"SmoothL1", LossType::Huber},
+                                   {"LogL1", LossType::LogL1},
+                                   {"RelativeL2", LossType::RelativeL2}});
+    read_optimizer(n.at("optimizer"), c.optimizer);
+    return c;
+}
+
+// --- snapshot ------------------------------------------------------------------------------------------------------
+
+Json rows(const CameraMatrix& m) {
+    const Vec3 c[4] = {m.right, m.down, m.forward, m.position};
+    Json j = Json::array();
+    for (int r = 0; r < 3; ++r) j.push_back({c[0][r], c[1][r], c[2][r], c[3][r]});
+    return j;
+}
+Json rows(const Mat3& m) {
+    Json j = Json::array();
+    for (int r = 0; r < 3; ++r) j.push_back({m.c[0][r], m.c[1][r], m.c[2][r]});
+    return j;
+}
+Json array(Vec3 v) { return {v.x, v.y, v.z}; }
+Json array(Vec2 v) { return {v.x, v.y}; }
+Json object(const Aabb& b) { return {{"min", array(b.min)}, {"max", array(b.max)}}; }
+
+template <typename T>
+Json binary(const std::vector<T>& v) {
+    const auto* p = reinterpret_cast<const uint8_t*>(v.data());
+    return Json::binary(std::vector<uint8_t>(p, p + v.size() * sizeof(T)));
+}
+std::vector<uint16_t> to_halves(const std::vector<float>& v) {
+    std::vector<uint16_t> h(v.size());
+    std::transform(v.begin(), v.end(), h.begin(), float_to_half);
+    return h;
+}
+// `n` values of type T, or a complaint.
+template <typename T>
+std::vector<T> values(const Node& n, size_t count) {
+    const auto& bytes = n.binary();
+    if (bytes.size() != count * sizeof(T))
+        fail(n.where(), ": has ", bytes.size(), " bytes, but ", count * sizeof(T), " are needed");
+    std::vector<T> v(count);
+    std::memcpy(v.data(), bytes.data(), bytes.size());
+    return v;
+}
+std::vector<float> halves(const Node& n, size_t count) {
+    const auto h = values<uint16_t>(n, count);
+    std::vector<float> v(h.size());
+    std::transform(h.begin(), h.end(), v.begin(), half_to_float);
+    return v;
+}
+void expect_finite(const std::vector<float>& v, const std::string& where) {
+    for (size_t i = 0; i < v.size(); ++i)
+        if (!std::isfinite(v[i])) fail(where, ": value ", i, " is not finite");
+}
+
+Json write_lens(const Lens& l) {
+    const float* p = l.params;
+    if (l.mode == LensMode::OpenCV)
+        return {{"is_fisheye", false}, {"k1", p[0]}, {"k2", p[1]}, {"p1", p[2]}, {"p2", p[3]}};
+    if (l.mode == LensMode::OpenCVFisheye)
+        return {{"is_fisheye", true}, {"k1", p[0]}, {"k2", p[1]}, {"k3", p[2]}, {"k4", p[3]}};
+    return nullptr;
+}
+Lens read_lens(const Node& n) {
+    Lens l;
+    if (n.json().is_null()) return l;
+    for (const char* key : {"ftheta_p0", "latlong", "equirectangular", "orthographic"})
+        if (n.has(key)) fail(n.where(), ": the lens '", key, "' is not supported yet; perspective, OpenCV and fisheye are");
+    if (!n.has("k1")) return l;
+    const bool fisheye = n.boolean("is_fisheye", false);
+    l.mode = fisheye ? LensMode::OpenCVFisheye : LensMode::OpenCV;
+    const char* keys[2][4] = {{"k1", "k2", "p1", "p2"}, {"k1", "k2", "k3", "k4"}};
+    for (int i = 0; i < 4; ++i) l.params[i] = n.number(keys[fisheye][i], 0.0f);
+    return l;
+}
+
+Json write_dataset(const DatasetRecord& d) {
+    Json paths = Json::array(), metadata = Json::array(), xforms = Json::array();
+    for (const ViewRecord& v : d.views) {
+        paths.push_back(v.path);
+        metadata.push_back({{"focal_length", array(v.camera.focal)},
+                            {"lens", write_lens(v.camera.lens)},
+                            {"principal_point", array(v.camera.principal)},
+                            {"rolling_shutter", v.rolling_shutter},
+                            {"resolution", {v.camera.width, v.camera.height}}});
+        xforms.push_back({{"start", rows(v.start)}, {"end", rows(v.end)}});
+    }
+    return {{"n_images", d.views.size()},
+            {"paths", paths},
+            {"metadata", metadata},
+            {"xforms", xforms},
+            {"render_aabb", object(d.render_aabb)},
+            {"render_aabb_to_local", rows(d.render_aabb_to_local)},
+            {"up", array(d.up)},
+            {"offset", array(d.world.offset)},
+            {"envmap_resolution", {0, 0}},
+            {"scale", d.world.scale},
+            {"aabb_scale", d.aabb_scale},
+            {"from_mitsuba", d.world.from_mitsuba},
+            {"is_hdr", d.is_hdr},
+            {"wants_importance_sampling", true},
+            {"n_extra_learnable_dims", 0}};
+}
+
+DatasetRecord read_dataset(const Node& n) {
+    DatasetRecord d;
+    const size_t n_images = size_t(n.at("n_images").integer(0, 1 << 24));
+    const Node paths = n.at("paths"), metadata = n.at("metadata"), xforms = n.at("xforms");
+    paths.expect_size(n_images);
+    metadata.expect_size(n_images);
+    xforms.expect_size(n_images);
+    for (size_t i = 0; i < n_images; ++i) {
+        ViewRecord v;
+        const Node m = metadata.at(i);
+        v.path = paths.at(i).text();
+        v.camera.focal = m.at("focal_length").vec2();
+        v.camera.principal = m.at("principal_point").vec2();
+        if (m.has("lens")) v.camera.lens = read_lens(m.at("lens"));
+        const Node resolution = m.at("resolution");
+        resolution.expect_size(2);
+        v.camera.width = int(resolution.at(size_t(0)).integer(1, 1 << 20));
+        v.camera.height = int(resolution.at(1).integer(1, 1 << 20));
+        v.start = xforms.at(i).at("start").camera_matrix();
+        v.end = xforms.at(i).at("end").camera_matrix();
+        d.views.push_back(v);
+    }
+    d.world.scale = n.at("scale").number();
+    d.world.offset = n.at("offset").vec3();
+    d.world.from_mitsuba = n.boolean("from_mitsuba", false);
+    if (!(d.world.scale > 0.0f)) fail(n.where(), ".scale: is ", d.world.scale, "; it must be positive");
+    if (n.has("up")) d.up = n.at("up").vec3();
+    if (n.has("render_aabb")) d.render_aabb = n.at("render_aabb").box();
+    if (n.has("render_aabb_to_local")) d.render_aabb_to_local = n.at("render_aabb_to_local").mat3();
+    d.is_hdr = n.boolean("is_hdr", false);
+    if (n.integer("n_extra_learnable_dims", 0, 0, 1 << 16) != 0)
+        fail(n.where(), ".n_extra_learnable_dims: per-image latents are not supported yet");
+    return d;
+}
+
+Json write_camera(const RenderCamera& c) {
+    return {{"matrix", rows(c.matrix)},
+            {"fov_axis", c.fov_axis},
+            {"relative_focal_length", array(c.relative_focal_length)},
+            {"screen_center", array(c.screen_center)},
+            {"zoom", c.zoom},
+            {"scale", c.scale},
+            {"aperture_size", c.aperture_size},
+            {"autofocus", c.autofocus},
+            {"autofocus_target", array(c.autofocus_target)},
+            {"autofocus_depth", c.slice_plane_z}};
+}
+RenderCamera read_camera(const Node& n) {
+    RenderCamera c;
+    c.matrix = n.at("matrix").camera_matrix();
+    c.fov_axis = n.integer("fov_axis", c.fov_axis, 0, 1);
+    if (n.has("relative_focal_length")) c.relative_focal_length = n.at("relative_focal_length").vec2();
+    if (n.has("screen_center")) c.screen_center = n.at("screen_center").vec2();
+    c.zoom = n.number("zoom", c.zoom);
+    c.scale = n.number("scale", c.scale);
+    c.aperture_size = n.number("aperture_size", c.aperture_size);
+    c.autofocus = n.boolean("autofocus", c.autofocus);
+    if (n.has("autofocus_target")) c.autofocus_target = n.at("autofocus_target").vec3();
+    c.slice_plane_z = n.number("autofocus_depth", c.slice_plane_z);
+    return c;
+}
+
+// Calls visit(first parameter, number of entries, features, first float of the records) for every grid part.
+template <typename Visit>
+void for_each_grid(const NerfModelShape& shape, Visit&& visit) {
+    size_t records = 0;
+    for (int i = 0; i < shape.position.n_parts; ++i) {
+        const EncodingPart& part = shape.position.parts[i];
+        if (part.kind != EncodingKind::Grid) continue;
+        const GridLevel& last = part.levels[part.n_levels - 1];
+        const size_t n = size_t(last.offset) + last.entries;
+        visit(shape.encoding_begin() + part.param_begin, n, part.n_features, records);
+        records += n * size_t(optimizer_record(part.n_features));
+    }
+}
+
+// Optimizer arrays in the format's layout (D.6: one value a parameter), and the two of ours.
+struct OptimizerArrays {
+    std::vector<float> m, v, average;
+    std::vector<uint32_t> steps, average_steps;
+
+    explicit OptimizerArrays(size_t n) : m(n), v(n), average(n), steps(n), average_steps(n) {}
+};
+OptimizerArrays spread_state(const NerfOptimizer::State& s, const NerfModelShape& shape) {
+    OptimizerArrays a(shape.n_params());
+    std::copy(s.matrix_m.begin(), s.matrix_m.end(), a.m.begin());
+    std::copy(s.matrix_v.begin(), s.matrix_v.end(), a.v.begin());
+    std::copy(s.matrix_average.begin(), s.matrix_average.end(), a.average.begin());
+    std::fill_n(a.steps.begin(), s.matrix_m.size(), s.steps);
+    std::fill_n(a.average_steps.begin(), s.matrix_m.size(), s.steps);
+    for_each_grid(shape, [&](size_t param, size_t n, int F, size_t records) {
+        for (size_t e = 0; e < n; ++e) {
+            const float* r = s.entries.data() + records + e * size_t(optimizer_record(F));
+            for (int f = 0; f < F; ++f) {
+                const size_t at = param + e * F + f;
+                a.m[at] = r[f], a.v[at] = r[F + f], a.average[at] = r[2 * F + f];
+                a.steps[at] = float_to_bits(r[3 * F]), a.average_steps[at] = float_to_bits(r[3 * F + 1]);
+            }
+        }
+    });
+    return a;
+}
+NerfOptimizer::State gather_state(const OptimizerArrays& a, uint32_t steps, const NerfModelShape& shape) {
+    NerfOptimizer::State s;
+    const size_t n_matrix = shape.encoding_begin();
+    s.steps = steps;
+    s.matrix_m.assign(a.m.begin(), a.m.begin() + n_matrix);
+    s.matrix_v.assign(a.v.begin(), a.v.begin() + n_matrix);
+    s.matrix_average.assign(a.average.begin(), a.average.begin() + n_matrix);
+    for_each_grid(shape, [&](size_t param, size_t n, int F, size_t records) {
+        const size_t size = size_t(optimizer_record(F));
+        s.entries.resize(records + n * size);
+        for (size_t e = 0; e < n; ++e) {
+            float* r = s.entries.data() + records + e * size;
+            uint32_t updates = 0, averaged = 0;
+            for (int f = 0; f < F; ++f) {
+                const size_t at = param + e * F + f;
+                r[f] = a.m[at], r[F + f] = a.v[at], r[2 * F + f] = a.average[at];
+                updates = std::max(updates, a.steps[at]);
+                averaged = std::max(averaged, a.average_steps[at]);
+            }
+            r[3 * F] = bits_to_float(updates), r[3 * F + 1] = bits_to_float(averaged);
+        }
+    });
+    return s;
+}
+
+// The nest of D.6, in the order of the configuration's optimizers. `adam` is the innermost state.
+Json write_optimizer(const Json& config, const Json& adam, const Json& averages, float base_lr, float factor) {
+    const std::string name = lower(config.value("otype", std::string("Adam")));
+    if (name == "adam") return adam;
+    Json j{{"nested", write_optimizer(config.at("nested"), adam, averages, base_lr, factor)}};
+    if (name == "ema") j["weights_ema_binary"] = averages;
+    if (name == "exponentialdecay") j["learning_rate"] = base_lr, j["learning_rate_factor"] = factor;
+    return j;
+}
+
+Json write_train_state(const NerfTrainState& s, const OptimizerArrays& a, const std::vector<float>& grid) {
+    return {{"params_binary", binary(s.params)},
+            {"average_binary", binary(a.average)},
+            {"average_steps_binary", binary(a.average_steps)},
+            {"density_grid_binary", binary(grid)},
+            {"optimizer_steps", s.optimizer.steps},
+            {"rays_per_batch", s.rays_per_batch},
+            {"rays_of_last_batch", s.rays_of_last_batch},
+            {"occupancy_updates", s.occupancy_updates},
+            {"n_images_seen", s.n_images_seen}};
+}
+
+Node innermost_optimizer(const Node& n) { return n.has("nested") ? innermost_optimizer(n.at("nested")) : n; }
+
+// From a file of ours: everything. From instant-ngp's: Adam's moments and counters; masters are the stored weights, and the
+// average restarts from them.
+void read_train_state(const Node& snapshot, const NerfModelShape& shape, Snapshot& s) {
+    const size_t n = shape.n_params();
+    OptimizerArrays a(n);
+    const Node adam = innermost_optimizer(snapshot.at("optimizer"));
+    a.m = values<float>(adam.at("first_moments_binary"), n);
+    a.v = values<float>(adam.at("second_moments_binary"), n);
+    a.steps = values<uint32_t>(adam.at("param_steps_binary"), n);
+    expect_finite(a.m, adam.where() + ".first_moments_binary");
+    expect_finite(a.v, adam.where() + ".second_moments_binary");
+    NerfTrainState& t = s.train_state;
+    t.step = s.training_step;
+    t.loss = s.loss;
+    t.params = s.params;
+    uint32_t steps = uint32_t(adam.at("current_step").integer(0, UINT32_MAX));
+    t.rays_per_batch = s.rays_per_batch;
+    t.n_images_seen = int(s.dataset.views.size());
+    if (snapshot.has("pyngp") && snapshot.at("pyngp").has("train_state")) {
+        const Node p = snapshot.at("pyngp").at("train_state");
+        t.params = values<float>(p.at("params_binary"), n);
+        a.average = values<float>(p.at("average_binary"), n);
+        a.average_steps = values<uint32_t>(p.at("average_steps_binary"), n);
+        expect_finite(t.params, p.where() + ".params_binary");
+        expect_finite(a.average, p.where() + ".average_binary");
+        s.density_grid = values<float>(p.at("density_grid_binary"), s.density_grid.size());
+        expect_finite(s.density_grid, p.where() + ".density_grid_binary");
+        steps = uint32_t(p.at("optimizer_steps").integer(0, UINT32_MAX));
+        t.rays_per_batch = int(p.at("rays_per_batch").integer(0, 1 << 30));
+        t.rays_of_last_batch = p.at("rays_of_last_batch").integer(0, int64_t(1) << 40);
+        t.occupancy_updates = uint32_t(p.at("occupancy_updates").integer(0, UINT32_MAX));
+        t.n_images_seen = int(p.at("n_images_seen").integer(0, 1 << 24));
+    } else {
+        // e_n of adam_update.h for a debiased average equal to the weights.
+        a.average_steps.assign(n, steps);
+        const NetworkConfig config = parse_network_config(s.config_json, "config");
+        const double debias = 1.0 - std::pow(double(config.optimizer.ema_decay), double(steps));
+        for (size_t i = 0; i < n; ++i) a.average[i] = float(s.params[i] * debias);
+    }
+    for (size_t i = 0; i < n; ++i)
+        if (a.average_steps[i] > steps) fail(snapshot.where(), ".pyngp: average_steps_binary holds a step beyond the last one");
+    t.optimizer = gather_state(a, steps, shape);
+    s.has_train_state = true;
+}
+
+Json write_extra(const ExtraSettings& e) {
+    return {{"seed", e.seed},
+            {"color_space", int(e.color_space)},
+            {"linear_colors", e.linear_colors},
+            {"random_background", e.random_background},
+            {"cone_angle", e.cone_angle},
+            {"near_distance", e.near_distance},
+            {"snap_to_pixel_centers", e.snap_to_pixel_centers},
+            {"occupancy_decay", e.occupancy_decay},
+            {"occupancy_schedule", int(e.occupancy_schedule)},
+            {"batch_size", e.batch_size},
+            {"n_images", e.n_images}};
+}
+ExtraSettings read_extra(const Node& n) {
+    ExtraSettings e;
+    if (n.has("seed")) e.seed = uint64_t(n.at("seed").integer(0, int64_t(1) << 53));
+    e.color_space = ColorSpace(n.integer("color_space", int(e.color_space), 0, 1));
+    e.linear_colors = n.boolean("linear_colors", e.linear_colors);
+    e.random_background = n.boolean("random_background", e.random_background);
+    e.cone_angle = n.number("cone_angle", e.cone_angle);
+    e.near_distance = n.number("near_distance", e.near_distance);
+    e.snap_to_pixel_centers = n.boolean("snap_to_pixel_centers", e.snap_to_pixel_centers);
+    e.occupancy_decay = n.number("occupancy_decay", e.occupancy_decay);
+    e.occupancy_schedule = OccupancySchedule(n.integer("occupancy_schedule", int(e.occupancy_schedule), 0, 1));
+    if (n.has("batch_size")) e.batch_size = n.at("batch_size").integer(0, int64_t(1) << 40);
+    e.n_images = n.integer("n_images", 0, 0, 1 << 24);
+    return e;
+}
+
+Json parse_text(const std::string& text, const std::string& source) {
+    try {
+        return Json::parse(text, nullptr, true, true);
+    } catch (const Json::exception& e) {
+        fail(source, ": is not valid JSON: ", e.what());
+    }
+}
+
+Snapshot read_document(const Json& document, const std::string& path) {
+    const Node root(document, path);
+    const Node n = root.at("snapshot");
+    n.at("version").integer(1, INT32_MAX);
+    const std::string mode = n.text("mode", "nerf");
+    if (lower(mode) != "nerf") fail(n.where(), ".mode: is '", mode, "'; this version reads NeRF snapshots");
+
+    Snapshot s;
+    Json config = document;
+    config.erase("snapshot");
+    s.config_json = config.dump();
+    s.training_step = uint32_t(n.at("training_step").integer(0, UINT32_MAX));
+    s.loss = n.at("loss").number();
+    const Node nerf = n.at("nerf");
+    const int aabb_scale = int(nerf.at("aabb_scale").integer(1, 128));
+    if (!std::has_single_bit(unsigned(aabb_scale))) fail(nerf.where(), ".aabb_scale: is ", aabb_scale, "; it must be a power of two");
+    s.dataset = read_dataset(nerf.at("dataset"));
+    s.dataset.aabb_scale = aabb_scale;
+    if (nerf.has("rgb")) s.rays_per_batch = nerf.at("rgb").integer("rays_per_batch", 0, 0, 1 << 30);
+
+    const NerfModelShape shape = nerf_model_shape(parse_network_config(s.config_json, path), aabb_scale);
+    const Node params = n.at("params_binary");
+    const std::string type = n.text("params_type", "__half");
+    if (type == "__half")
+        s.params = halves(params, shape.n_params());
+    else if (type == "float")
+        s.params = values<float>(params, shape.n_params());
+    else
+        fail(n.where(), ".params_type: is '", type, "'; it must be '__half' or 'float'");
+    expect_finite(s.params, params.where());
+
+    const size_t cells = size_t(std::bit_width(unsigned(aabb_scale))) * occupancy_cells;
+    if (n.has("density_grid_size") && n.at("density_grid_size").integer(0, 1 << 20) != occupancy_resolution)
+        fail(n.where(), ".density_grid_size: must be ", occupancy_resolution);
+    if (n.has("density_grid_binary") && !n.at("density_grid_binary").binary().empty()) {
+        s.density_grid = halves(n.at("density_grid_binary"), cells);
+        for (float& v : s.density_grid)
+            if (std::isnan(v)) fail(n.where(), ".density_grid_binary: holds a NaN");
+    }
+    if (n.has("aabb")) s.aabb = n.at("aabb").box();
+    if (n.has("render_aabb")) s.render_aabb = n.at("render_aabb").box();
+    if (n.has("render_aabb_to_local")) s.render_aabb_to_local = n.at("render_aabb_to_local").mat3();
+    s.bounding_radius = n.number("bounding_radius", s.bounding_radius);
+    if (n.has("up_dir")) s.up_dir = n.at("up_dir").vec3();
+    if (n.has("sun_dir")) s.sun_dir = n.at("sun_dir").vec3();
+    s.exposure = n.number("exposure", 0.0f);
+    if (n.has("background_color")) {
+        const Node b = n.at("background_color");
+        b.expect_size(4);
+        for (size_t i = 0; i < 4; ++i) s.background_color[i] = b.at(i).number();
+    }
+    if (n.has("camera")) s.camera = read_camera(n.at("camera"));
+    if (n.has("pyngp")) {
+        const Node p = n.at("pyngp");
+        const auto& bytes = params.binary();
+        if (uint32_t(p.at("checksum").integer(0, UINT32_MAX)) != checksum(bytes.data(), bytes.size()))
+            fail(params.where(), ": does not match its checksum; the file is damaged");
+        s.has_extra = true;
+        s.extra = read_extra(p.at("settings"));
+    }
+    if (n.has("optimizer")) read_train_state(n, shape, s);
+    return s;
+}
+
+} // namespace
+
+NetworkConfig parse_network_config(const std::string& text, const std::string& source) {
+    const Json json = parse_text(text, source);
+    NetworkConfig c = read_config(Node(json, source));
+    c.json = json.dump();
+    return c;
+}
+
+const std::string& base_nerf_config_json() {
+    static const std::string text = R"({
+  "loss": {"otype": "Huber"},
+  "optimizer": {"otype": "Ema", "decay": 0.95, "nested": {
+    "otype": "ExponentialDecay", "decay_start": 20000, "decay_interval": 10000, "decay_base": 0.33, "nested": {
+      "otype": "Adam", "learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-15, "l2_reg": 1e-6}}},
+  "encoding": {"otype": "HashGrid", "n_levels": 8, "n_features_per_level": 4, "log2_hashmap_size": 19, "base_resolution": 16},
+  "network": {"otype": "FullyFusedMLP", "activation": "ReLU", "output_activation": "None", "n_neurons": 64, "n_hidden_layers": 1},
+  "dir_encoding": {"otype": "Composite", "nested": [
+    {"n_dims_to_encode": 3, "otype": "SphericalHarmonics", "degree": 4}, {"otype": "Identity"}]},
+  "rgb_network": {"otype": "FullyFusedMLP", "activation": "ReLU", "output_activation": "None", "n_neurons": 64, "n_hidden_layers": 2}
+})";
+    return text;
+}
+
+void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelShape& shape, bool compress) {
+    Json document = parse_text(s.config_json, "network configuration");
+    const Json optimizer_config = document.value("optimizer", Json::object());
+    const std::vector<uint16_t> params = to_halves(s.params);
+    const size_t n_images = s.dataset.views.size();
+    Json n{{"version", 1},
+           {"mode", "nerf"},
+           {"n_params", s.params.size()},
+           {"params_type", "__half"},
+           {"params_binary", binary(params)},
+           {"training_step", s.training_step},
+           {"loss", s.loss},
+           {"aabb", object(s.aabb)},
+           {"render_aabb", object(s.render_aabb)},
+           {"render_aabb_to_local", rows(s.render_aabb_to_local)},
+           {"bounding_radius", s.bounding_radius},
+           {"up_dir", array(s.up_dir)},
+           {"sun_dir", array(s.sun_dir)},
+           {"exposure", s.exposure},
+           {"background_color", s.background_color},
+           {"camera", write_camera(s.camera)},
+           {"density_grid_size", occupancy_resolution},
+           {"density_grid_binary", binary(to_halves(s.density_grid))}};
+    // Refined cameras: none yet, as instant-ngp writes them when nothing has been optimised.
+    const Json offset{{"iter", 0},           {"first_moment", {0.0f, 0.0f, 0.0f}}, {"second_moment", {0.0f, 0.0f, 0.0f}},
+                      {"variable", {0.0f, 0.0f, 0.0f}}, {"learning_rate", 1e-4f},   {"epsilon", 1e-8f},
+                      {"beta1", 0.9f},       {"beta2", 0.99f}};
+    Json latent = offset;
+    for (const char* key : {"first_moment", "second_moment", "variable"}) latent[key] = Json::array();
+    n["nerf"] = {{"aabb_scale", s.dataset.aabb_scale},
+                 {"cam_pos_offset", std::vector<Json>(n_images, offset)},
+                 {"cam_rot_offset", std::vector<Json>(n_images, offset)},
+                 {"extra_dims_opt", std::vector<Json>(n_images, latent)},
+                 {"rgb",
+                  {{"rays_per_batch", s.rays_per_batch},
+                   {"measured_batch_size", 0},
+                   {"measured_batch_size_before_compaction", 0}}},
+                 {"dataset", write_dataset(s.dataset)}};
+    Json extra{{"settings", write_extra(s.extra)}, {"checksum", checksum(params.data(), params.size() * 2)}};
+    if (s.has_train_state) {
+        const OptimizerArrays a = spread_state(s.train_state.optimizer, shape);
+        const AdamSettings settings = parse_network_config(s.config_json, "config").optimizer;
+        const Json adam{{"current_step", s.train_state.optimizer.steps},
+                        {"base_learning_rate", settings.learning_rate},
+                        {"first_moments_binary", binary(a.m)},
+                        {"second_moments_binary", binary(a.v)},
+                        {"param_steps_binary", binary(a.steps)}};
+        const float factor = decayed_learning_rate(settings, s.training_step) / settings.learning_rate;
+        n["optimizer"] = write_optimizer(optimizer_config, adam, n["params_binary"], settings.learning_rate, factor);
+        extra["train_state"] = write_train_state(s.train_state, a, s.density_grid);
+    }
+    n["pyngp"] = std::move(extra);
+    document["snapshot"] = std::move(n);
+    const bool raw = path.size() > 8 && path.substr(path.size() - 8) == ".msgpack";
+    write_atomically(path, Json::to_msgpack(document), raw ? -1 : (compress ? 1 : 0));
+}
+
+Snapshot read_snapshot(const std::string& path) {
+    std::vector<uint8_t> bytes = read_maybe_compressed(path);
+    Json document;
+    try {
+        if (!bytes.empty() && bytes[0] == '{')
+            document = Json::parse(bytes.begin(), bytes.end());
+        else
+            document = Json::from_msgpack(bytes);
+        bytes = {};
+    } catch (const Json::exception& e) {
+        fail(path, ": is not a snapshot (", e.what(), ")");
+    }
+    try {
+        return read_document(document, path);
+    } catch (const Json::exception& e) {
+        fail(path, ": ", e.what());
+    }
+}
+
+} // namespace ngp

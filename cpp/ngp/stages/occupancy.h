@@ -1,0 +1,182 @@
+// Stage: occupancy grid (specification D.5, E.3). A cascaded 128^3 grid of optical thickness per minimal step, from whose
+// bits marching decides what to skip. Bodies here run on every device; OccupancyGrid is the CPU's container.
+#pragma once
+
+#include <ngp/core/buffer.h>
+#include <ngp/formulas/march.h>
+#include <ngp/formulas/rng.h>
+#include <ngp/stages/scene.h>
+#include <vector>
+
+namespace ngp {
+
+constexpr float occupancy_threshold = 0.01f; // optical thickness of a minimal step
+constexpr float never_seen = -1.0f;
+
+// How much one update does. All counts are fixed in advance: a clock would break reproducibility.
+struct OccupancyUpdate {
+    int64_t uniform_samples = 0;  // over all cells that a camera sees
+    int64_t occupied_samples = 0; // over cells above the threshold
+    float decay = 0.95f;
+    bool initial = false; // decide first which cells any camera sees
+};
+
+// Steps between updates and their size. `Specification` follows E.3. `Budgeted` bounds the cost to a fixed number of
+// density evaluations per training sample, for devices on which E.3's would outweigh training.
+enum class OccupancySchedule : uint8_t { Specification = 0, Budgeted = 1 };
+OccupancyUpdate occupancy_update_at(OccupancySchedule schedule, uint32_t step, int n_cascades, int64_t batch_size);
+
+NGP_HD Vec3 occupancy_cell_corner(uint32_t x, uint32_t y, uint32_t z, int cascade) {
+    const float length = float(1 << cascade);
+    auto at = [&](uint32_t i) { return (float(i) / float(occupancy_resolution) - 0.5f) * length + 0.5f; };
+    return {at(x), at(y), at(z)};
+}
+
+// Body: sample i of an update draws a cell and a random point in it.
+struct DrawOccupancySample {
+    const float* values;
+    int n_cascades;
+    uint32_t update;  // number of updates so far
+    int64_t n;        // samples of this kind in this update
+    float threshold;  // retry while the cell's value is not above it
+    Pcg32 rng;        // state of this kind and update
+    Vec3* position;
+    uint32_t* cell; // cascade * occupancy_cells + Morton code
+
+    NGP_HD void operator()(int64_t i) const {
+        Pcg32 r = rng;
+        r.advance(uint64_t(i) * 4);
+        const uint32_t cascade = min_of(uint32_t(r.next_float() * float(n_cascades)), uint32_t(n_cascades - 1));
+        uint32_t morton = 0;
+        for (uint32_t retry = 0; retry < 10; ++retry) {
+            morton = uint32_t((uint64_t(i) + uint64_t(update) * uint64_t(n)) * 56924617u + retry * 19349663u + 96925573u) %
+                     occupancy_cells;
+            if (values[cascade * occupancy_cells + morton] > threshold) break;
+        }
+        const uint32_t x = gather_bits3(morton), y = gather_bits3(morton >> 1), z = gather_bits3(morton >> 2);
+        const float cell_length = float(1 << cascade) / float(occupancy_resolution);
+        const Vec3 fraction{r.next_float(), r.next_float(), r.next_float()};
+        position[i] = occupancy_cell_corner(x, y, z, int(cascade)) + fraction * cell_length;
+        cell[i] = cascade * occupancy_cells + morton;
+    }
+};
+
+// Body: a cell's value after an update, from the largest density seen in it (0: not sampled).
+struct DecayOccupancy {
+    float* values;
+    float* fresh; // zeroed
+    float decay;
+
+    NGP_HD void operator()(int64_t i) const {
+        const float v = values[i];
+        values[i] = v < 0.0f ? v : max_of(v * decay, fresh[i]);
+        fresh[i] = 0.0f;
+    }
+};
+
+// Body: 64 bits, a 4x4x4 block.
+struct OccupancyBits {
+    const float* values;
+    float threshold;
+    uint64_t* words;
+
+    NGP_HD void operator()(int64_t i) const {
+        uint64_t word = 0;
+        for (int k = 0; k < 64; ++k) word |= uint64_t(values[i * 64 + k] > threshold) << k;
+        words[i] = word;
+    }
+};
+
+// Body: marks cell i of a cascade's central half if any of the 2x2x2 cells of the next finer cascade there is set. Word i
+// holds coarse cells 64i..64i+63 of the central half's cube of 64^3, in Morton order.
+struct CoarsenOccupancy {
+    const uint64_t* fine;
+    uint64_t* coarse;
+
+    NGP_HD void operator()(int64_t i) const {
+        // The central half is 64^3 cells; 64 of them in Morton order are an aligned block, so one coarse word.
+        uint64_t word = 0;
+        for (int k = 0; k < 64; ++k) {
+            const uint32_t m = uint32_t(i * 64 + k); // also the number of the finer 2x2x2 block, a byte
+            word |= uint64_t(((fine[m >> 3] >> ((m & 7u) * 8u)) & 0xffu) != 0) << k;
+        }
+        const uint32_t m = uint32_t(i * 64);
+        const uint32_t at = morton3(gather_bits3(m) + 32, gather_bits3(m >> 1) + 32, gather_bits3(m >> 2) + 32);
+        coarse[at >> 6] |= word;
+    }
+};
+
+// Body: row i of lattice points (y, z) of one cascade, 129 along x: which are in front of a camera and inside its image.
+struct MarkVisiblePoints {
+    SceneView scene;
+    int n_images;
+    int cascade;
+    uint8_t* seen; // [129][129][129], z slowest
+
+    NGP_HD bool sees(const TrainingView& view, Vec3 p) const {
+        const Vec3 c = view.pose.rotate_inverse(p - view.pose.position);
+        if (c.z <= 0.0f) return false;
+        const Vec2 uv = view.camera.project(c);
+        if (!(uv.x >= 0.0f && uv.x <= 1.0f && uv.y >= 0.0f && uv.y <= 1.0f)) return false;
+        if (view.camera.lens.mode == LensMode::Perspective) return true;
+        // Distortion polynomials fold back far outside the image: the ray through the pixel must return to the point.
+        const Vec3 back = view.camera.ray_direction(uv);
+        return length(normalize(back) - normalize(c)) < 1e-3f;
+    }
+    NGP_HD void operator()(int64_t i) const {
+        constexpr int points = occupancy_resolution + 1;
+        const uint32_t y = uint32_t(i % points), z = uint32_t(i / points);
+        int last = 0; // neighbours are mostly seen by the same camera
+        for (int x = 0; x < points; ++x) {
+            const Vec3 p = occupancy_cell_corner(uint32_t(x), y, z, cascade);
+            bool any = sees(scene.views[last], p);
+            for (int k = 0; k < n_images && !any; ++k)
+                if ((any = sees(scene.views[k], p))) last = k;
+            seen[i * points + x] = any;
+        }
+    }
+};
+
+// Body: a cell is seen if any of its corners is; a cell whose status changes is reset.
+struct MarkVisibleCells {
+    const uint8_t* seen;
+    float* values; // of one cascade
+    bool initial;  // every seen cell becomes 0
+
+    NGP_HD void operator()(int64_t i) const {
+        constexpr int points = occupancy_resolution + 1;
+        const uint32_t m = uint32_t(i);
+        const uint32_t x = gather_bits3(m), y = gather_bits3(m >> 1), z = gather_bits3(m >> 2);
+        bool any = false;
+        for (uint32_t c = 0; c < 8; ++c)
+            any |= seen[(size_t(z + (c >> 2)) * points + y + ((c >> 1) & 1)) * points + x + (c & 1)] != 0;
+        const float v = values[i];
+        if (initial || (v < 0.0f) == any) values[i] = any ? 0.0f : never_seen;
+    }
+};
+
+// The CPU's grid.
+class OccupancyGrid {
+  public:
+    // All cells unknown (value 0) and no bit set.
+    void resize(int n_cascades);
+    int n_cascades() const { return n_cascades_; }
+    OccupancyView view() const { return {words_.data(), n_cascades_ - 1}; }
+    const std::vector<float>& values() const { return values_; }
+    void set_values(const float* values, size_t n); // rebuilds the bits
+    float mean() const { return mean_; }            // of max(value, 0) over cascade 0
+
+    void mark_visible(const SceneView& scene, int n_images, bool initial);
+    // Applies densities x min_step of the drawn cells (largest wins), the decay, and rebuilds the bits.
+    void apply(const uint32_t* cells, const float* thickness, int64_t n, float decay);
+
+  private:
+    void rebuild_bits();
+
+    int n_cascades_ = 0;
+    std::vector<float> values_, fresh_;
+    AlignedVector<uint64_t> words_;
+    float mean_ = 0;
+};
+
+} // namespace ngp

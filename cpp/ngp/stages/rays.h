@@ -1,0 +1,78 @@
+// Stage: training rays (specification E.4). The body of `SampleTrainingRays` draws ray i of a step: an image, a pixel of
+// it, the colour that compositing should reach, and where marching starts.
+#pragma once
+
+#include <ngp/formulas/march.h>
+#include <ngp/formulas/rng.h>
+#include <ngp/stages/scene.h>
+
+namespace ngp {
+
+constexpr uint64_t random_draws_per_ray = 16;
+
+// How targets and backgrounds are formed.
+struct ColorOptions {
+    ColorSpace space = ColorSpace::Linear; // in which colours are blended with the background
+    bool linear_colors = false;            // the network composites linear light rather than sRGB
+    bool random_background = true;
+    Vec3 background{}; // sRGB, used if random_background is off
+};
+
+struct TrainingRay {
+    RayMarcher march; // t: first stepping position, t_end: exit of the scene box
+    Vec3 target;      // in the network's compositing space
+    Vec3 background;  // likewise
+};
+
+// What compositing should reach for a pixel in front of a background (sRGB).
+NGP_HD void form_target(const ColorOptions& options, const LinearPixel& pixel, Vec3 background, TrainingRay& ray) {
+    const float through = 1.0f - pixel.alpha;
+    if (options.linear_colors) {
+        ray.background = srgb_to_linear(background);
+        ray.target = pixel.rgb + ray.background * through;
+        return;
+    }
+    ray.background = background;
+    if (options.space == ColorSpace::SRGB) {
+        Vec3 straight = pixel.alpha > 0.0f ? pixel.rgb / pixel.alpha : Vec3{};
+        ray.target = linear_to_srgb(straight) * pixel.alpha + background * through;
+    } else {
+        ray.target = linear_to_srgb(pixel.rgb + srgb_to_linear(background) * through);
+    }
+}
+
+struct SampleTrainingRays {
+    SceneView scene;
+    ColorOptions color;
+    Stepping stepping;
+    Pcg32 rng;      // state of this step
+    int n_rays = 0; // of this step
+    int n_images = 0;
+    bool snap_to_pixel_centers = true;
+    TrainingRay* rays = nullptr; // ray i goes to rays[i - first_ray]
+    int64_t first_ray = 0;
+
+    NGP_HD void operator()(int64_t i) const {
+        Pcg32 r = rng;
+        r.advance(uint64_t(i) * random_draws_per_ray);
+        const TrainingView& view = scene.views[(i * n_images) / n_rays % n_images];
+        const float u = r.next_float(), v = r.next_float();
+        const int x = min_of(int(u * float(view.image.width)), view.image.width - 1);
+        const int y = min_of(int(v * float(view.image.height)), view.image.height - 1);
+        Vec2 uv{u, v};
+        if (snap_to_pixel_centers)
+            uv = {(float(x) + 0.5f) / float(view.image.width), (float(y) + 0.5f) / float(view.image.height)};
+        Vec3 background = color.background;
+        if (color.random_background) background = {r.next_float(), r.next_float(), r.next_float()};
+        const float start = r.next_float();
+
+        TrainingRay& ray = rays[i - first_ray];
+        form_target(color, read_pixel(view.image, x, y), background, ray);
+        const Ray line = camera_ray(view.camera, view.pose, uv);
+        const Vec2 inside = intersect(scene.box, line.origin, line.direction);
+        const float t_start = stepping.advance(max_of(inside.x, 0.0f), start);
+        ray.march = RayMarcher::starting(line.origin, line.direction, t_start, inside.x == FLT_MAX ? 0.0f : inside.y);
+    }
+};
+
+} // namespace ngp

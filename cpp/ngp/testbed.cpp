@@ -1,0 +1,486 @@
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <ngp/core/check.h>
+#include <ngp/core/parallel.h>
+#include <ngp/stages/render_rays.h>
+#include <ngp/testbed.h>
+
+namespace ngp {
+
+namespace {
+
+constexpr int64_t batch_granularity = 256;
+constexpr int64_t cpu_batch_size = 1 << 16;
+constexpr float least_alpha = 1e-3f; // below it, depth and normals mean nothing
+
+float degrees(float radians) { return radians * 57.29577951308232f; }
+float radians(float degrees) { return degrees * 0.017453292519943295f; }
+
+Aabb scene_box(int aabb_scale) {
+    const float half = 0.5f * float(aabb_scale);
+    return {splat3(0.5f - half), splat3(0.5f + half)};
+}
+
+std::string resolve_device(const std::string& device) {
+    if (device == "auto" || device == "cpu") return "cpu";
+    if (device.rfind("cuda", 0) == 0) fail("device '", device, "': this build has no CUDA engine; use device=\"cpu\" or \"auto\"");
+    fail("device '", device, "' is not known; use \"auto\" or \"cpu\"");
+}
+
+CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& path) {
+    const float det = determinant(c.rotation());
+    if (!std::isfinite(det) || std::fabs(det) < 1e-9f || !std::isfinite(dot(c.position, c.position)))
+        fail(path, ": transform_matrix is not a camera pose (its rotation has determinant ", det, ")");
+    if (det < 0) fail(path, ": transform_matrix mirrors (determinant ", det, "); cameras must be right-handed");
+    if (std::fabs(det - 1.0f) <= 0.01f) return c;
+    const float s = 1.0f / std::cbrt(det);
+    return {c.right * s, c.down * s, c.forward * s, c.position};
+}
+
+} // namespace
+
+void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_to_world, const CameraModel& camera,
+                           const ImageView& image, std::shared_ptr<const void> owner) {
+    if (camera.width < 1 || camera.height < 1 || image.width != camera.width || image.height != camera.height)
+        fail(path, ": the image is ", image.width, "x", image.height, ", its camera ", camera.width, "x", camera.height);
+    if (!(camera.focal.x > 0 && camera.focal.y > 0))
+        fail(path, ": the focal length is (", camera.focal.x, ", ", camera.focal.y, ") pixels; it must be positive");
+    ViewRecord v;
+    v.path = path;
+    v.camera = camera;
+    v.start = v.end = record.world.camera_to_ngp(with_unit_determinant(camera_to_world, path));
+    record.views.push_back(std::move(v));
+    images.push_back(image);
+    owners.push_back(std::move(owner));
+}
+
+Testbed::Testbed(TestbedMode mode, const std::string& device, uint64_t seed)
+    : mode_(mode), device_(resolve_device(device)), seed_(seed),
+      config_(parse_network_config(base_nerf_config_json(), "base")), engine_(make_cpu_nerf_engine()) {
+    if (mode == TestbedMode::Sdf || mode == TestbedMode::Image || mode == TestbedMode::Volume)
+        fail("this version of the library has the NeRF task only; use TestbedMode.Nerf");
+    aabb = render_aabb = scene_box(1);
+}
+
+Testbed::~Testbed() = default;
+
+// --- data and network ----------------------------------------------------------------------------------------------
+
+void Testbed::set_dataset(NerfDataset dataset) {
+    Lock lock(mutex_);
+    if (dataset.record.views.empty()) fail("the dataset has no views");
+    const int scale = dataset.record.aabb_scale;
+    if (scale < 1 || scale > 128 || !std::has_single_bit(unsigned(scale)))
+        fail("aabb_scale is ", scale, "; it must be a power of two from 1 to 128");
+    if (!(dataset.record.world.scale > 0)) fail("scale is ", dataset.record.world.scale, "; it must be positive");
+    const bool keep = has_network_ && nerf.training.dataset.record.aabb_scale == scale;
+    nerf.training.dataset = std::move(dataset);
+    mode_ = TestbedMode::Nerf;
+    apply_dataset(keep);
+}
+
+void Testbed::apply_dataset(bool keep_network) {
+    const DatasetRecord& d = nerf.training.dataset.record;
+    aabb = render_aabb = scene_box(d.aabb_scale);
+    if (!d.render_aabb.empty()) render_aabb = aabb.intersection(d.render_aabb);
+    render_aabb_to_local = d.render_aabb_to_local;
+    nerf.rgb_activation = d.is_hdr ? Activation::Exponential : Activation::Logistic;
+    nerf.cone_angle_constant = d.aabb_scale <= 1 ? 0.0f : 1.0f / 256.0f;
+    nerf.training.n_images_for_training = int(d.views.size());
+    up_dir = d.up;
+    if (!keep_network) has_network_ = false;
+    push_views();
+}
+
+void Testbed::push_views() {
+    const NerfDataset& data = nerf.training.dataset;
+    std::vector<TrainingView> views;
+    if (data.has_images())
+        for (size_t i = 0; i < data.images.size(); ++i)
+            views.push_back({data.images[i], data.record.views[i].camera, data.record.views[i].start});
+    engine_->set_views(std::move(views));
+}
+
+void Testbed::clear_training_data() {
+    Lock lock(mutex_);
+    nerf.training.dataset.images.clear();
+    nerf.training.dataset.owners.clear();
+    push_views();
+}
+
+void Testbed::reload_network_from_json(const std::string& json, const std::string& source) {
+    Lock lock(mutex_);
+    NetworkConfig config = parse_network_config(json, source);
+    nerf_model_shape(config, nerf.training.dataset.record.aabb_scale); // raises before anything changes
+    config_ = std::move(config);
+    has_network_ = false;
+    if (mode_ != TestbedMode::None) ensure_network();
+}
+
+void Testbed::ensure_network() {
+    if (has_network_) return;
+    engine_->reset_network(config_, nerf.training.dataset.record.aabb_scale, seed_);
+    engine_->reset_stage_times();
+    nerf.training.loss_type = config_.loss;
+    training_step_ = 0;
+    loss_ = 0;
+    train_seconds_ = 0;
+    has_network_ = true;
+}
+
+void Testbed::reset(bool reset_density_grid) {
+    Lock lock(mutex_);
+    std::vector<float> grid;
+    if (!reset_density_grid && has_network_) grid = engine_->occupancy().values();
+    has_network_ = false;
+    ensure_network();
+    if (!grid.empty()) engine_->set_occupancy(grid);
+}
+
+int64_t Testbed::n_params() {
+    Lock lock(mutex_);
+    ensure_network();
+    return int64_t(engine_->shape().n_params());
+}
+int64_t Testbed::n_encoding_params() {
+    Lock lock(mutex_);
+    ensure_network();
+    return engine_->shape().position.n_params;
+}
+
+// --- training ------------------------------------------------------------------------------------------------------
+
+NerfTrainOptions Testbed::train_options() const {
+    const NerfTraining& t = nerf.training;
+    NerfTrainOptions o;
+    o.color.space = color_space;
+    o.color.linear_colors = t.linear_colors;
+    o.color.random_background = t.random_bg_color;
+    o.color.background = {background_color[0], background_color[1], background_color[2]};
+    o.loss = t.loss_type;
+    o.rgb_activation = nerf.rgb_activation;
+    o.density_activation = nerf.density_activation;
+    o.near_distance = t.near_distance;
+    o.cone_angle = nerf.cone_angle_constant;
+    o.occupancy_decay = t.density_grid_decay;
+    o.n_images = t.n_images_for_training;
+    o.snap_to_pixel_centers = t.snap_to_pixel_centers;
+    o.occupancy_schedule = t.occupancy_schedule;
+    o.train_encoding = shall_train_encoding;
+    o.train_network = shall_train_network;
+    return o;
+}
+
+void Testbed::train(int64_t batch_size) {
+    Lock lock(mutex_);
+    if (batch_size < batch_granularity || batch_size % batch_granularity)
+        fail("batch_size is ", batch_size, "; it must be a positive multiple of ", batch_granularity);
+    if (!nerf.training.dataset.has_images())
+        fail("there is no training data; call load_training_data() or set_images() first");
+    const auto start = std::chrono::steady_clock::now();
+    ensure_network();
+    last_step_ = engine_->train_step(train_options(), batch_size);
+    ++training_step_;
+    loss_ = last_step_.loss;
+    train_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+bool Testbed::frame() {
+    Lock lock(mutex_);
+    if (shall_train && nerf.training.dataset.has_images()) train(training_batch_size);
+    return true;
+}
+
+int64_t Testbed::default_batch_size() const { return cpu_batch_size; }
+
+void Testbed::fit(std::optional<int64_t> steps, std::optional<double> seconds, int64_t batch_size,
+                  const std::function<bool(const Testbed&)>& after_step) {
+    if (batch_size == 0) batch_size = default_batch_size();
+    if (steps && *steps < 0) fail("steps is ", *steps, "; it must not be negative");
+    if (seconds && !(*seconds >= 0)) fail("seconds is ", *seconds, "; it must not be negative");
+    const double limit = seconds ? train_seconds_ + *seconds : INFINITY;
+    for (int64_t i = 0; (!steps || i < *steps) && train_seconds_ < limit; ++i) {
+        train(batch_size);
+        if (after_step && !after_step(*this)) break;
+    }
+}
+
+// --- rendering -----------------------------------------------------------------------------------------------------
+
+void Testbed::check_render_size(int width, int height, int spp) const {
+    if (width < 1 || height < 1 || width > 65536 || height > 65536)
+        fail("a picture of ", width, "x", height, " pixels can't be rendered; both sides must be from 1 to 65536");
+    if (spp < 1) fail("spp is ", spp, "; it must be at least 1");
+}
+
+FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix& pose, int spp) const {
+    FrameRequest r;
+    r.camera = model;
+    r.pose = pose;
+    r.spp = spp;
+    r.crop = render_aabb;
+    r.crop_to_local = render_aabb_to_local;
+    r.near_distance = render_near_distance;
+    r.cone_angle = nerf.cone_angle_constant;
+    r.min_transmittance = nerf.render_min_transmittance;
+    r.snap_to_pixel_centers = snap_to_pixel_centers;
+    r.linear_colors = nerf.training.linear_colors;
+    r.space = color_space;
+    r.rgb_activation = nerf.rgb_activation;
+    r.density_activation = nerf.density_activation;
+    return r;
+}
+
+std::vector<float> Testbed::render(int width, int height, int spp, bool linear, std::vector<float>* depth) {
+    Lock lock(mutex_);
+    check_render_size(width, height, spp);
+    ensure_network();
+    const int along = camera.fov_axis == 0 ? width : height;
+    CameraModel model;
+    model.width = width;
+    model.height = height;
+    model.focal = camera.relative_focal_length * (float(along) * camera.zoom);
+    model.principal = (Vec2{0.5f, 0.5f} - camera.screen_center) * camera.zoom + Vec2{0.5f, 0.5f};
+    std::vector<FramePixel> pixels(size_t(width) * height);
+    engine_->render(frame_request(model, camera.matrix, spp), pixels.data());
+
+    const bool srgb = color_space == ColorSpace::SRGB;
+    Vec3 background{background_color[0], background_color[1], background_color[2]};
+    if (!srgb) background = srgb_to_linear(background);
+    const float gain = std::exp2(exposure), opacity = background_color[3];
+    std::vector<float> rgba(pixels.size() * 4);
+    if (depth) depth->resize(pixels.size());
+    parallel_for_range(int64_t(pixels.size()), 1 << 14, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+            const FramePixel& p = pixels[i];
+            const float through = (1.0f - p.alpha) * opacity;
+            Vec3 c = p.rgb + background * through;
+            if (srgb) c = srgb_to_linear(c);
+            c = tonemap(tonemap_curve, c * gain);
+            if (!linear) c = linear_to_srgb(c);
+            float* out = rgba.data() + 4 * i;
+            out[0] = c.x, out[1] = c.y, out[2] = c.z, out[3] = p.alpha + through;
+            if (depth) (*depth)[i] = p.depth_max_weight;
+        }
+    });
+    return rgba;
+}
+
+ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, const CameraModel& model, bool normals, int spp) {
+    Lock lock(mutex_);
+    check_render_size(model.width, model.height, spp);
+    if (!(model.focal.x > 0 && model.focal.y > 0)) fail("the focal length must be positive");
+    ensure_network();
+    FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), spp);
+    r.space = ColorSpace::Linear;
+    r.normals = normals;
+    std::vector<FramePixel> pixels(size_t(model.width) * model.height);
+    engine_->render(r, pixels.data());
+
+    ChannelImages out;
+    out.width = model.width;
+    out.height = model.height;
+    out.rgb.resize(pixels.size() * 3);
+    out.alpha.resize(pixels.size());
+    out.depth.resize(pixels.size());
+    if (normals) out.normal.resize(pixels.size() * 3);
+    const float to_world = 1.0f / world().scale;
+    parallel_for_range(int64_t(pixels.size()), 1 << 14, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+            const FramePixel& p = pixels[i];
+            const bool hit = p.alpha >= least_alpha;
+            for (int c = 0; c < 3; ++c) out.rgb[3 * i + c] = p.rgb[c];
+            out.alpha[i] = p.alpha;
+            out.depth[i] = hit ? p.depth_expected / p.alpha * to_world : NAN;
+            if (!normals) continue;
+            const Vec3 n = hit ? normalize(world().direction_to_world(p.normal)) : Vec3{};
+            for (int c = 0; c < 3; ++c) out.normal[3 * i + c] = n[c];
+        }
+    });
+    return out;
+}
+
+RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const CameraModel& model, int x, int y) {
+    Lock lock(mutex_);
+    check_render_size(model.width, model.height, 1);
+    ensure_network();
+    const FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), 1);
+    const MakeRenderRay make{r.camera,        r.pose,          aabb, r.crop, r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
+                             r.near_distance, r.snap_to_pixel_centers};
+    RayMarcher march = make(x, y, 0);
+    const float to_world = 1.0f / world().scale;
+    RaySamples s{world().point_to_world(march.origin), world().direction_to_world(march.direction), {}, {}};
+    while (const float dt = march.next(engine_->occupancy().view(), make.stepping, false)) {
+        s.t.push_back(march.t * to_world);
+        s.dt.push_back(dt * to_world);
+        march.t += dt;
+    }
+    return s;
+}
+
+QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy) {
+    Lock lock(mutex_);
+    ensure_network();
+    std::vector<Vec3> p(n), d(directions ? n : 0);
+    for (int64_t i = 0; i < n; ++i) p[i] = world().point_to_ngp(positions[i]);
+    if (directions)
+        for (int64_t i = 0; i < n; ++i) d[i] = world().direction_to_ngp(directions[i]);
+    std::vector<RawSample> raw(n);
+    engine_->evaluate(p.data(), directions ? d.data() : nullptr, n, raw.data());
+
+    QueryResult out;
+    out.density.resize(n);
+    if (directions) out.rgb.resize(3 * n);
+    const OccupancyView grid = engine_->occupancy().view();
+    for (int64_t i = 0; i < n; ++i) {
+        if (!aabb.contains(p[i]) || (occupancy && !occupied_at(grid, p[i]))) continue; // zero
+        out.density[i] = density_from_raw(nerf.density_activation, raw[i].density) * world().scale;
+        if (!directions) continue;
+        const Vec3 c = sample_color(nerf.rgb_activation, raw[i]);
+        for (int k = 0; k < 3; ++k) out.rgb[3 * i + k] = c[k];
+    }
+    return out;
+}
+
+// --- camera --------------------------------------------------------------------------------------------------------
+
+void Testbed::set_nerf_camera_matrix(const CameraMatrix& camera_to_world) {
+    Lock lock(mutex_);
+    camera.matrix = world().camera_to_ngp(camera_to_world);
+}
+
+void Testbed::set_camera_to_training_view(int view) {
+    Lock lock(mutex_);
+    const auto& views = nerf.training.dataset.record.views;
+    if (view < 0 || view >= int(views.size())) fail("training view ", view, " does not exist; there are ", views.size());
+    const ViewRecord& v = views[view];
+    const float along = float(camera.fov_axis == 0 ? v.camera.width : v.camera.height);
+    camera.matrix = v.start;
+    camera.relative_focal_length = v.camera.focal * (1.0f / along);
+    camera.screen_center = Vec2{1, 1} - v.camera.principal;
+}
+
+void Testbed::reset_camera() {
+    Lock lock(mutex_);
+    camera = RenderCamera{};
+    camera.matrix.position = Vec3{0.5f, 0.5f, 0.5f} - camera.matrix.forward * camera.scale;
+}
+
+float Testbed::fov() const {
+    const Vec2 xy = fov_xy();
+    return camera.fov_axis == 0 ? xy.x : xy.y;
+}
+void Testbed::set_fov(float angle) { set_fov_xy({angle, angle}); }
+Vec2 Testbed::fov_xy() const {
+    return {degrees(2 * std::atan(0.5f / camera.relative_focal_length.x)),
+            degrees(2 * std::atan(0.5f / camera.relative_focal_length.y))};
+}
+void Testbed::set_fov_xy(Vec2 angle) {
+    if (!(angle.x > 0 && angle.x < 180 && angle.y > 0 && angle.y < 180))
+        fail("a field of view of (", angle.x, ", ", angle.y, ") degrees; both must be above 0 and below 180");
+    camera.relative_focal_length = {0.5f / std::tan(0.5f * radians(angle.x)), 0.5f / std::tan(0.5f * radians(angle.y))};
+}
+
+std::vector<CameraMatrix> Testbed::cameras() const {
+    Lock lock(mutex_);
+    std::vector<CameraMatrix> result;
+    for (const ViewRecord& v : nerf.training.dataset.record.views) result.push_back(world().camera_to_world(v.start));
+    return result;
+}
+
+// --- snapshots -----------------------------------------------------------------------------------------------------
+
+void Testbed::save_snapshot(const std::string& path, bool include_optimizer_state, bool compress) {
+    Lock lock(mutex_);
+    ensure_network();
+    Snapshot s;
+    s.config_json = config_.json;
+    s.params = engine_->params();
+    s.training_step = training_step_;
+    s.loss = loss_;
+    s.aabb = aabb;
+    s.render_aabb = render_aabb;
+    s.render_aabb_to_local = render_aabb_to_local;
+    s.bounding_radius = bounding_radius;
+    s.up_dir = up_dir;
+    s.sun_dir = sun_dir;
+    s.exposure = exposure;
+    std::copy(background_color.begin(), background_color.end(), s.background_color);
+    s.camera = camera;
+    s.density_grid = engine_->occupancy().values();
+    s.dataset = nerf.training.dataset.record;
+    const NerfTraining& t = nerf.training;
+    s.extra = {seed_,           color_space,     t.linear_colors,         t.random_bg_color,
+               nerf.cone_angle_constant, t.near_distance, t.snap_to_pixel_centers, t.density_grid_decay,
+               t.occupancy_schedule, training_batch_size, t.n_images_for_training};
+    s.train_state = engine_->train_state();
+    s.rays_per_batch = s.train_state.rays_per_batch;
+    s.has_train_state = include_optimizer_state;
+    write_snapshot(path, s, engine_->shape(), compress);
+}
+
+void Testbed::load_snapshot(const std::string& path) {
+    Snapshot s = read_snapshot(path); // everything is checked before anything changes
+    Lock lock(mutex_);
+    const bool keep_images = nerf.training.dataset.has_images();
+    if (keep_images && nerf.training.dataset.record.aabb_scale != s.dataset.aabb_scale)
+        fail(path, ": its aabb_scale is ", s.dataset.aabb_scale, ", but the loaded training data's is ",
+             nerf.training.dataset.record.aabb_scale);
+    config_ = parse_network_config(s.config_json, path);
+    if (!keep_images) nerf.training.dataset = {std::move(s.dataset), {}, {}};
+    mode_ = TestbedMode::Nerf;
+    apply_dataset(false);
+    ensure_network();
+    if (!s.aabb.empty()) aabb = s.aabb;
+    if (!s.render_aabb.empty()) render_aabb = s.render_aabb;
+    render_aabb_to_local = s.render_aabb_to_local;
+    bounding_radius = s.bounding_radius;
+    up_dir = s.up_dir;
+    sun_dir = s.sun_dir;
+    exposure = s.exposure;
+    std::copy(s.background_color, s.background_color + 4, background_color.begin());
+    camera = s.camera;
+    if (s.has_extra) {
+        NerfTraining& t = nerf.training;
+        seed_ = s.extra.seed;
+        color_space = s.extra.color_space;
+        t.linear_colors = s.extra.linear_colors;
+        t.random_bg_color = s.extra.random_background;
+        if (s.extra.cone_angle >= 0) nerf.cone_angle_constant = s.extra.cone_angle;
+        t.near_distance = s.extra.near_distance;
+        t.snap_to_pixel_centers = s.extra.snap_to_pixel_centers;
+        t.density_grid_decay = s.extra.occupancy_decay;
+        t.occupancy_schedule = s.extra.occupancy_schedule;
+        if (s.extra.n_images > 0 && keep_images) t.n_images_for_training = s.extra.n_images;
+        has_network_ = false; // the seed also drives training's random numbers
+        ensure_network();
+    }
+    engine_->set_params(s.params);
+    if (s.has_train_state) {
+        engine_->set_train_state(s.train_state);
+    } else {
+        NerfTrainState state = engine_->train_state();
+        state.step = s.training_step;
+        state.rays_per_batch = s.rays_per_batch;
+        engine_->set_train_state(state);
+    }
+    if (!s.density_grid.empty()) engine_->set_occupancy(s.density_grid);
+    training_step_ = s.training_step;
+    loss_ = s.loss;
+}
+
+TestbedStats Testbed::stats() const {
+    Lock lock(mutex_);
+    TestbedStats s;
+    s.stages = engine_->stage_times();
+    s.last_step = last_step_;
+    s.train_seconds = train_seconds_;
+    s.host_bytes = has_network_ ? engine_->host_bytes() : 0;
+    for (const ImageView& i : nerf.training.dataset.images)
+        s.image_bytes += int64_t(i.width) * i.height * i.channels * (i.type == PixelType::U8 ? 1 : 4);
+    return s;
+}
+
+} // namespace ngp

@@ -1,0 +1,187 @@
+// Testbed: the object that users hold. It owns the training data, the options, the render camera and one engine; it
+// parses no files except snapshots. Names and meanings follow instant-ngp's Python API (specification A) where both have
+// them. Methods may be called from several threads; they take turns.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <ngp/fields/nerf.h>
+#include <ngp/io/snapshot.h>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace ngp {
+
+enum class TestbedMode : uint8_t { Nerf = 0, Sdf = 1, Image = 2, Volume = 3, None = 4 };
+enum class TrainMode : uint8_t { Nerf = 0, Rfl = 1, RflRelax = 2 };
+
+// Training data of a NeRF: cameras and, unless it came from a snapshot, their images.
+struct NerfDataset {
+    DatasetRecord record;
+    std::vector<ImageView> images;                   // of record.views
+    std::vector<std::shared_ptr<const void>> owners; // keep the pixels alive
+
+    // Adds a view. `camera_to_world`: OpenGL axes (x right, y up, z back), world units; its rotation is normalised if its
+    // determinant is not 1. `camera.width` and `height` are those of the image. Raises ngp::Error for what can't be used.
+    void add_view(const std::string& path, const CameraMatrix& camera_to_world, const CameraModel& camera,
+                  const ImageView& image, std::shared_ptr<const void> owner);
+    bool has_images() const { return !images.empty() && images.size() == record.views.size(); }
+};
+
+struct NerfTraining {
+    NerfDataset dataset;
+    int n_images_for_training = 0; // first n
+    bool random_bg_color = true;
+    bool linear_colors = false;
+    bool snap_to_pixel_centers = true;
+    LossType loss_type = LossType::Huber;
+    TrainMode train_mode = TrainMode::Nerf;
+    float near_distance = 0.1f; // NGP units
+    float density_grid_decay = 0.95f;
+    OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted;
+};
+
+struct NerfSettings {
+    NerfTraining training;
+    Activation rgb_activation = Activation::Logistic;
+    Activation density_activation = Activation::Exponential;
+    float render_min_transmittance = 0.01f;
+    float cone_angle_constant = 1.0f / 256.0f;
+};
+
+// Channels of render_channels(), row-major height x width.
+struct ChannelImages {
+    int width = 0, height = 0;
+    std::vector<float> rgb;    // x3: linear, premultiplied, no background
+    std::vector<float> alpha;  // x1
+    std::vector<float> depth;  // x1: expected z along the camera's forward axis / alpha, world units; NaN where alpha < 1e-3
+    std::vector<float> normal; // x3: unit, world axes; zero where alpha < 1e-3
+};
+
+struct QueryResult {
+    std::vector<float> rgb;     // (n, 3), as the network composites it; empty without directions
+    std::vector<float> density; // (n), per world unit of length
+};
+
+// Samples that the renderer takes along a ray, in marching order.
+struct RaySamples {
+    Vec3 origin, direction; // world frame; unit direction
+    std::vector<float> t, dt; // world units
+};
+
+struct TestbedStats {
+    StageTimes stages;
+    StepResult last_step;
+    double train_seconds = 0; // inside training
+    int64_t host_bytes = 0, image_bytes = 0;
+};
+
+class Testbed {
+  public:
+    // device: "auto" or "cpu". Raises ngp::Error for others.
+    explicit Testbed(TestbedMode mode = TestbedMode::None, const std::string& device = "auto", uint64_t seed = 1337);
+    ~Testbed();
+
+    TestbedMode mode() const { return mode_; }
+    const std::string& device() const { return device_; }
+
+    // --- data and network
+    // Replaces the training data. Keeps the network unless aabb_scale changes.
+    void set_dataset(NerfDataset dataset);
+    void clear_training_data();
+    // New network, training from step 0.
+    void reload_network_from_json(const std::string& json, const std::string& source = "network configuration");
+    void reset(bool reset_density_grid = true);
+    const std::string& network_config() const { return config_.json; }
+    int64_t n_params();
+    int64_t n_encoding_params();
+
+    // --- training
+    // One step; batch_size must be a multiple of 256.
+    void train(int64_t batch_size);
+    // One step of training_batch_size if shall_train. Always true.
+    bool frame();
+    // Trains until `steps` more steps, `seconds` of training or `after_step` returning false; whichever is first. Without
+    // any limit: until after_step returns false. batch_size 0: one that suits the device.
+    void fit(std::optional<int64_t> steps, std::optional<double> seconds, int64_t batch_size,
+             const std::function<bool(const Testbed&)>& after_step = {});
+    int64_t default_batch_size() const;
+
+    uint32_t training_step() const { return training_step_; }
+    float loss() const { return loss_; }
+
+    // --- rendering
+    // RGBA, premultiplied over the background, tone-mapped; linear or sRGB-encoded. `depth` (may be null): along the
+    // camera's forward axis in NGP units at the sample of largest weight, 16384 where alpha <= 0.2.
+    std::vector<float> render(int width, int height, int spp, bool linear, std::vector<float>* depth = nullptr);
+    // `camera_to_world`: OpenGL axes, world units. Every channel comes from one pass; normals only if asked for.
+    ChannelImages render_channels(const CameraMatrix& camera_to_world, const CameraModel& camera, bool normals, int spp);
+    // What render_channels marches for pixel (x, y), first sample.
+    RaySamples ray_samples(const CameraMatrix& camera_to_world, const CameraModel& camera, int x, int y);
+
+    // positions: (n) world frame; directions: (n) unit, along the ray, may be null; 0 outside the scene box and, if
+    // `occupancy`, in cells that the occupancy grid holds empty.
+    QueryResult query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy);
+
+    // --- camera
+    void set_nerf_camera_matrix(const CameraMatrix& camera_to_world); // OpenGL axes
+    void set_camera_to_training_view(int view);
+    void reset_camera();
+    float fov() const; // degrees along fov_axis
+    void set_fov(float degrees);
+    Vec2 fov_xy() const;
+    void set_fov_xy(Vec2 degrees);
+    // Poses of the training views in the input's frame.
+    std::vector<CameraMatrix> cameras() const;
+
+    // --- snapshots
+    void save_snapshot(const std::string& path, bool include_optimizer_state = false, bool compress = true);
+    void load_snapshot(const std::string& path);
+
+    TestbedStats stats() const;
+    NerfEngine& engine() { return *engine_; }
+
+    // --- options
+    NerfSettings nerf;
+    RenderCamera camera;
+    Aabb aabb, render_aabb;
+    Mat3 render_aabb_to_local;
+    std::array<float, 4> background_color{0, 0, 0, 1}; // sRGB, straight
+    float exposure = 0;                                // stops
+    ColorSpace color_space = ColorSpace::Linear;
+    TonemapCurve tonemap_curve = TonemapCurve::Identity;
+    bool snap_to_pixel_centers = false;
+    float render_near_distance = 0;
+    Vec3 up_dir{0, 1, 0}, sun_dir{0.57735026f, 0.57735026f, 0.57735026f};
+    float bounding_radius = 1.0f;
+    bool shall_train = false, shall_train_encoding = true, shall_train_network = true;
+    int64_t training_batch_size = 1 << 18;
+
+  private:
+    using Lock = std::lock_guard<std::recursive_mutex>;
+
+    void ensure_network();
+    void apply_dataset(bool keep_network);
+    void push_views();
+    void check_render_size(int width, int height, int spp) const;
+    NerfTrainOptions train_options() const;
+    FrameRequest frame_request(const CameraModel& model, const CameraMatrix& pose, int spp) const;
+    const WorldTransform& world() const { return nerf.training.dataset.record.world; }
+
+    mutable std::recursive_mutex mutex_;
+    TestbedMode mode_;
+    std::string device_;
+    uint64_t seed_;
+    NetworkConfig config_;
+    std::unique_ptr<NerfEngine> engine_;
+    bool has_network_ = false;
+    uint32_t training_step_ = 0;
+    float loss_ = 0;
+    StepResult last_step_;
+    double train_seconds_ = 0;
+};
+
+} // namespace ngp

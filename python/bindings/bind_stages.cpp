@@ -1,0 +1,392 @@
+// Single stages of the CPU kernels on NumPy arrays, so that tests can hold each against its float64 twin.
+#include "bindings.h"
+
+#include <ngp/core/isa.h>
+#include <ngp/core/parallel.h>
+#include <ngp/cpu/kernels.h>
+#include <ngp/fields/nerf_cpu.h>
+#include <chrono>
+#include <ngp/formulas/sh_basis.h>
+#include <ngp/formulas/sobol.h>
+#include <ngp/stages/render_rays.h>
+#include <pybind11/stl.h>
+
+using namespace ngp;
+
+namespace {
+
+// The position encoding of a network configuration.
+EncodingShape position_encoding(const std::string& config, int aabb_scale) {
+    const NetworkConfig c = parse_network_config(config, "config");
+    return encoding_shape(c.position_encoding, 3, c.density_mlp.padding, aabb_scale);
+}
+
+const NerfKernels& kernels_of(const std::string& isa) { return isa.empty() ? cpu_kernels() : cpu_kernels(isa); }
+
+py::list encoding_levels(const std::string& config, int aabb_scale) {
+    const EncodingShape shape = position_encoding(config, aabb_scale);
+    py::list levels;
+    for (int i = 0; i < shape.n_parts; ++i)
+        for (int l = 0; l < shape.parts[i].n_levels; ++l) {
+            const GridLevel& level = shape.parts[i].levels[l];
+            levels.append(py::make_tuple(level.scale, level.resolution, level.offset, level.entries, bool(level.hashed)));
+        }
+    return levels;
+}
+
+py::array_t<float> encode(const std::string& config, int aabb_scale, const FloatArray& params, const FloatArray& in,
+                          const std::string& isa) {
+    const EncodingShape shape = position_encoding(config, aabb_scale);
+    expect_shape(params, {py::ssize_t(shape.n_params)}, "params");
+    expect_shape(in, {-1, 3}, "positions");
+    py::array_t<float> out({in.shape(0), py::ssize_t(shape.n_out_padded)});
+    kernels_of(isa).encode(shape, params.data(), in.data(), in.shape(0), out.mutable_data());
+    return out;
+}
+
+py::array_t<float> encoding_position_gradient(const std::string& config, int aabb_scale, const FloatArray& params,
+                                              const FloatArray& in, const FloatArray& d_out, const std::string& isa) {
+    const EncodingShape shape = position_encoding(config, aabb_scale);
+    expect_shape(params, {py::ssize_t(shape.n_params)}, "params");
+    expect_shape(in, {-1, 3}, "positions");
+    expect_shape(d_out, {in.shape(0), shape.n_out_padded}, "d_out");
+    py::array_t<float> d_in({in.shape(0), py::ssize_t(3)});
+    kernels_of(isa).encoding_position_gradient(shape, params.data(), in.data(), d_out.data(), in.shape(0), d_in.mutable_data());
+    return d_in;
+}
+
+py::array_t<float> encode_direction(int degree, const FloatArray& directions) {
+    const Vec3* d = as_vectors(directions, "directions");
+    py::array_t<float> out({directions.shape(0), py::ssize_t(degree * degree)});
+    for (py::ssize_t i = 0; i < directions.shape(0); ++i) sh_basis(degree, d[i], out.mutable_data(i));
+    return out;
+}
+
+// output, and with d_output also (d_params, d_input).
+py::object mlp(int n_in, int width, int n_hidden, int n_out, const FloatArray& params, const FloatArray& input,
+               std::optional<FloatArray> d_output, int padding, const std::string& isa) {
+    MlpConfig config;
+    config.width = width;
+    config.n_hidden = n_hidden;
+    config.padding = padding;
+    const MlpShape shape = mlp_shape(config, n_in, n_out);
+    expect_shape(params, {py::ssize_t(shape.n_params())}, "params");
+    expect_shape(input, {-1, n_in}, "input");
+    const py::ssize_t n = input.shape(0);
+    PackedMlp packed(shape);
+    packed.pack(params.data());
+    const int in_stride = pad16(n_in), out_stride = pad16(shape.n_out);
+    AlignedVector<float> x(size_t(n) * in_stride), y(size_t(n) * out_stride), dy(y.size()), dx(x.size());
+    AlignedVector<float> scratch(size_t(shape.n_layers + 2) * kernel_tile * pad16(std::max(width, 16)));
+    AlignedVector<float> dw(size_t(packed.packed_size()));
+    for (py::ssize_t i = 0; i < n; ++i) std::copy_n(input.data(i), n_in, x.data() + i * in_stride);
+    if (d_output) {
+        expect_shape(*d_output, {n, shape.n_out}, "d_output");
+        for (py::ssize_t i = 0; i < n; ++i) std::copy_n(d_output->data(i), shape.n_out, dy.data() + i * out_stride);
+    }
+    kernels_of(isa).mlp({shape, packed.forward_weights(), packed.backward_weights()}, x.data(), n, y.data(),
+                        d_output ? dy.data() : nullptr, dx.data(), dw.data(), scratch.data());
+    py::array_t<float> out({n, py::ssize_t(shape.n_out)}), d_in({n, py::ssize_t(n_in)}), d_params(py::ssize_t(shape.n_params()));
+    for (py::ssize_t i = 0; i < n; ++i) {
+        std::copy_n(y.data() + i * out_stride, shape.n_out, out.mutable_data(i));
+        std::copy_n(dx.data() + i * in_stride, n_in, d_in.mutable_data(i));
+    }
+    if (!d_output) return out;
+    std::fill_n(d_params.mutable_data(), shape.n_params(), 0.0f);
+    packed.unpack_gradient(dw.data(), d_params.mutable_data());
+    return py::make_tuple(out, d_params, d_in);
+}
+
+// Composites one ray: (rgb loss, number of contributing samples, d_raw (n, 4)).
+py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArray& t, const FloatArray& target,
+                    const FloatArray& background, LossType loss, Activation rgb_activation, float near_distance,
+                    float regularizer, bool encourage_density) {
+    expect_shape(raw, {-1, 4}, "raw");
+    const py::ssize_t n = raw.shape(0);
+    expect_shape(dt, {n}, "dt");
+    expect_shape(t, {n}, "t");
+    TrainingRay ray;
+    ray.target = to_vec3(target, "target");
+    ray.background = to_vec3(background, "background");
+    CompositeOptions o;
+    o.loss = loss;
+    o.rgb_activation = rgb_activation;
+    o.near_distance = near_distance;
+    o.regularizer = regularizer;
+    o.encourage_density = encourage_density;
+    int count = int(n);
+    float value = 0;
+    py::array_t<float> d_raw({n, py::ssize_t(4)});
+    std::fill_n(d_raw.mutable_data(), n * 4, 0.0f);
+    CompositeAndLoss{o,  &ray,   reinterpret_cast<const RawSample*>(raw.data()), dt.data(), t.data(), n, &count,
+                     reinterpret_cast<RawSample*>(d_raw.mutable_data()), &value}(0);
+    return py::make_tuple(value, count, d_raw);
+}
+
+// The model's training work on given samples, as training does it: canonical gradients of sum(d_raw * raw).
+class ModelBench {
+  public:
+    ModelBench(const std::string& config, int aabb_scale, const FloatArray& positions, const FloatArray& directions,
+               const FloatArray& d_raw, uint64_t seed, const std::string& isa)
+        : config_(parse_network_config(config, "config")), shape_(nerf_model_shape(config_, aabb_scale)),
+          kernels_(kernels_of(isa)), positions_(positions), directions_(directions), d_raw_(d_raw),
+          params_(initial_nerf_params(shape_, seed)), gradient_(params_.size()) {
+        as_vectors(positions, "positions");
+        expect_shape(directions, {positions.shape(0), 3}, "directions");
+        expect_shape(d_raw, {positions.shape(0), 4}, "d_raw");
+        density_ = PackedMlp(shape_.density);
+        rgb_ = PackedMlp(shape_.rgb);
+        optimizer_.reset(config_.optimizer, shape_.encoding_begin(), shape_.position);
+        const float half = 0.5f * float(aabb_scale);
+        view_ = {&shape_.position, &shape_.direction, params_.data() + shape_.encoding_begin(), {}, {},
+                 Activation::Logistic, Activation::Exponential, {splat3(0.5f - half), splat3(0.5f + half)}};
+        for (int i = 0; i < num_threads(); ++i) workspaces_.push_back(std::make_unique<CpuWorkspace>(shape_));
+        lanes_ = std::vector<CpuLane>(size_t(n_tasks()));
+        for (CpuLane& lane : lanes_) {
+            lane.density_gradient.resize(size_t(density_.packed_size()));
+            lane.rgb_gradient.resize(size_t(rgb_.packed_size()));
+            lane.tiles.record = GradientTiles::header + (3 + shape_.position.n_out) * int64_t(kernel_tile);
+            lane.tile_memory.resize(size_t(lane.tiles.record * (samples_per_task / kernel_tile)));
+            lane.tiles.data = lane.tile_memory.data();
+            lane.tiles.capacity = samples_per_task / kernel_tile;
+        }
+    }
+
+    void encode() {
+        const std::vector<float> buffer(size_t(samples_per_task) * shape_.position.n_out_padded);
+        std::vector<std::vector<float>> out(workspaces_.size(), buffer);
+        each_task([&](int64_t begin, int64_t n, int worker, CpuLane&) {
+            kernels_.encode(shape_.position, view_.encoding_params, positions_.data(begin), n, out[worker].data());
+        });
+    }
+    void forward() {
+        pack();
+        const std::vector<RawSample> buffer(samples_per_task);
+        std::vector<std::vector<RawSample>> out(workspaces_.size(), buffer);
+        each_task([&](int64_t begin, int64_t n, int worker, CpuLane&) {
+            kernels_.evaluate(view_, vectors(positions_, begin), vectors(directions_, begin), n, out[worker].data(),
+                              workspaces_[worker]->get());
+        });
+    }
+    void forward_backward() {
+        pack();
+        each_task([&](int64_t begin, int64_t n, int worker, CpuLane& lane) {
+            lane.tiles.count = 0;
+            TrainChunk results;
+            results.density_gradient = lane.density_gradient.data();
+            results.rgb_gradient = lane.rgb_gradient.data();
+            results.tiles = &lane.tiles;
+            kernels_.forward_backward(view_, vectors(positions_, begin), vectors(directions_, begin),
+                                      reinterpret_cast<const RawSample*>(d_raw_.data(begin)), n, workspaces_[worker]->get(),
+                                      results);
+        });
+    }
+    void scatter() {
+        for (CpuLane& lane : lanes_) {
+            density_.unpack_gradient(lane.density_gradient.data(), gradient_.data());
+            rgb_.unpack_gradient(lane.rgb_gradient.data(), gradient_.data() + shape_.rgb_begin());
+            std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
+            std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
+        }
+        const EncodingPart& part = shape_.position.parts[0];
+        parallel_for(part.n_levels, [&](int64_t i, int) {
+            const int l = part.n_levels - 1 - int(i);
+            for (const CpuLane& lane : lanes_)
+                kernels_.scatter(part, l, lane.tiles,
+                                 gradient_.data() + shape_.encoding_begin() + size_t(part.levels[l].offset) * part.n_features, 0,
+                                 part.levels[l].entries);
+        });
+    }
+    void optimize() { optimizer_.step(kernels_, params_.data(), gradient_.data(), 1.0f, optimizer_.steps()); }
+
+    py::array_t<float> gradient() const { return py::array_t<float>(py::ssize_t(gradient_.size()), gradient_.data()); }
+    py::array_t<float> params() const { return py::array_t<float>(py::ssize_t(params_.size()), params_.data()); }
+    void set_params(const FloatArray& p) {
+        expect_shape(p, {py::ssize_t(params_.size())}, "params");
+        std::copy_n(p.data(), params_.size(), params_.begin());
+    }
+    py::array_t<float> averaged() const {
+        py::array_t<float> out(py::ssize_t(params_.size()));
+        optimizer_.averaged(params_.data(), out.mutable_data());
+        return out;
+    }
+    void set_gradient(const FloatArray& g) {
+        expect_shape(g, {py::ssize_t(gradient_.size())}, "gradient");
+        std::copy_n(g.data(), gradient_.size(), gradient_.begin());
+    }
+    py::array_t<float> raw() {
+        pack();
+        py::array_t<float> out({positions_.shape(0), py::ssize_t(4)});
+        kernels_.evaluate(view_, vectors(positions_, 0), vectors(directions_, 0), positions_.shape(0),
+                          reinterpret_cast<RawSample*>(out.mutable_data()), workspaces_[0]->get());
+        return out;
+    }
+
+  private:
+    static constexpr int64_t samples_per_task = 1024;
+    static const Vec3* vectors(const FloatArray& a, int64_t row) { return reinterpret_cast<const Vec3*>(a.data(row)); }
+    int64_t n_tasks() const { return (positions_.shape(0) + samples_per_task - 1) / samples_per_task; }
+    void pack() {
+        density_.pack(params_.data());
+        rgb_.pack(params_.data() + shape_.rgb_begin());
+        view_.density = {shape_.density, density_.forward_weights(), density_.backward_weights()};
+        view_.rgb = {shape_.rgb, rgb_.forward_weights(), rgb_.backward_weights()};
+    }
+    template <typename Body>
+    void each_task(const Body& body) {
+        parallel_for(n_tasks(), [&](int64_t task, int worker) {
+            const int64_t begin = task * samples_per_task;
+            body(begin, std::min(samples_per_task, int64_t(positions_.shape(0)) - begin), worker, lanes_[task]);
+        });
+    }
+
+    NetworkConfig config_;
+    NerfModelShape shape_;
+    const NerfKernels& kernels_;
+    FloatArray positions_, directions_, d_raw_;
+    std::vector<float> params_, gradient_;
+    PackedMlp density_, rgb_;
+    NerfOptimizer optimizer_;
+    NerfModelView view_;
+    std::vector<std::unique_ptr<CpuWorkspace>> workspaces_;
+    std::vector<CpuLane> lanes_;
+};
+
+// GFLOP/s of the MLP kernels' matrix product alone, on a tile that stays in the first-level cache.
+double gemm_peak_gflops(double seconds, const std::string& isa) {
+    MlpConfig config;
+    config.width = 64;
+    config.n_hidden = 1;
+    const MlpShape shape = mlp_shape(config, 64, 64);
+    const NerfKernels& kernels = kernels_of(isa);
+    std::vector<double> flops;
+    flops.resize(size_t(num_threads()));
+    const auto start = std::chrono::steady_clock::now();
+    auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+    parallel_for(num_threads(), [&](int64_t, int worker) {
+        PackedMlp packed(shape);
+        std::vector<float> weights(shape.n_params(), 0.01f);
+        packed.pack(weights.data());
+        AlignedVector<float> x(kernel_tile * 64, 0.5f), y(kernel_tile * 64), scratch(kernel_tile * 64 * 4);
+        while (elapsed() < seconds) {
+            for (int i = 0; i < 100; ++i)
+                kernels.mlp({shape, packed.forward_weights(), packed.backward_weights()}, x.data(), kernel_tile, y.data(), nullptr,
+                            nullptr, nullptr, scratch.data());
+            flops[worker] += 100.0 * 2.0 * kernel_tile * shape.n_params();
+        }
+    });
+    double total = 0;
+    for (double f : flops) total += f;
+    return total / elapsed() * 1e-9;
+}
+
+// (t, dt) of the samples of a ray through an occupancy grid given as values.
+py::tuple march(const FloatArray& grid, const FloatArray& origin, const FloatArray& direction, float cone_angle, float t_start,
+                float t_end, bool training) {
+    const int n_cascades = int(grid.size() / occupancy_cells);
+    OccupancyGrid occupancy;
+    occupancy.resize(n_cascades);
+    occupancy.set_values(grid.data(), size_t(grid.size()));
+    const Stepping stepping = Stepping::with_cone_angle(cone_angle);
+    RayMarcher m = RayMarcher::starting(to_vec3(origin, "origin"), to_vec3(direction, "direction"), t_start, t_end);
+    std::vector<float> t, dt;
+    while (const float step = m.next(occupancy.view(), stepping, training)) {
+        t.push_back(m.t);
+        dt.push_back(step);
+        m.t += step;
+        if (t.size() >= 100000) break;
+    }
+    const auto n = py::ssize_t(t.size());
+    return py::make_tuple(take(std::move(t), {n}), take(std::move(dt), {n}));
+}
+
+py::array_t<bool> occupancy_bits(const FloatArray& grid) {
+    OccupancyGrid occupancy;
+    occupancy.resize(int(grid.size() / occupancy_cells));
+    occupancy.set_values(grid.data(), size_t(grid.size()));
+    py::array_t<bool> bits(grid.size());
+    const OccupancyView view = occupancy.view();
+    for (py::ssize_t i = 0; i < grid.size(); ++i) bits.mutable_at(i) = (view.words[i >> 6] >> (i & 63)) & 1;
+    return bits;
+}
+
+CameraModel lens_camera(LensMode mode, const std::vector<float>& params, int width, int height, const FloatArray& focal,
+                        const FloatArray& principal) {
+    CameraModel c;
+    c.lens.mode = mode;
+    std::copy_n(params.begin(), std::min<size_t>(7, params.size()), c.lens.params);
+    c.width = width;
+    c.height = height;
+    c.focal = to_vec2(focal, "focal");
+    c.principal = to_vec2(principal, "principal");
+    return c;
+}
+
+} // namespace
+
+void bind_stages(py::module_& m) {
+    m.def("encoding_levels", encoding_levels, py::arg("config"), py::arg("aabb_scale") = 1,
+          "[(scale, resolution, offset, entries, hashed)] of every grid level.");
+    m.def("encode", encode, py::arg("config"), py::arg("aabb_scale"), py::arg("params"), py::arg("positions"),
+          py::arg("isa") = "");
+    m.def("encoding_position_gradient", encoding_position_gradient, py::arg("config"), py::arg("aabb_scale"),
+          py::arg("params"), py::arg("positions"), py::arg("d_out"), py::arg("isa") = "");
+    m.def("spherical_harmonics", encode_direction, py::arg("degree"), py::arg("directions"));
+    m.def("mlp", mlp, py::arg("n_in"), py::arg("width"), py::arg("n_hidden"), py::arg("n_out"), py::arg("params"),
+          py::arg("input"), py::arg("d_output") = py::none(), py::arg("padding") = 16, py::arg("isa") = "");
+    m.def("composite", composite, py::arg("raw"), py::arg("dt"), py::arg("t"), py::arg("target"), py::arg("background"),
+          py::arg("loss") = LossType::Huber, py::arg("rgb_activation") = Activation::Logistic, py::arg("near_distance") = 0.0f,
+          py::arg("regularizer") = 0.0f, py::arg("encourage_density") = false);
+    m.def("loss_term", [](LossType type, float prediction, float target) {
+        const LossTerm t = loss_term(type, prediction, target);
+        return py::make_tuple(t.value, t.gradient);
+    });
+    m.def("learning_rate", [](const std::string& config, uint32_t steps) {
+        return decayed_learning_rate(parse_network_config(config, "config").optimizer, steps);
+    });
+    m.def("march", march, py::arg("grid"), py::arg("origin"), py::arg("direction"), py::arg("cone_angle"), py::arg("t_start"),
+          py::arg("t_end"), py::arg("training"));
+    m.def("occupancy_bits", occupancy_bits, py::arg("grid"));
+    m.def("stepping", [](float cone_angle, float t, float steps) {
+        const Stepping s = Stepping::with_cone_angle(cone_angle);
+        return py::make_tuple(s.n_of_t(t), s.step_length(t), s.advance(t, steps));
+    });
+    m.def("lens_ray", [](LensMode mode, const std::vector<float>& params, int width, int height, const FloatArray& focal,
+                         const FloatArray& principal, const FloatArray& uv) {
+        return to_array(lens_camera(mode, params, width, height, focal, principal).ray_direction(to_vec2(uv, "uv")));
+    });
+    m.def("lens_project", [](LensMode mode, const std::vector<float>& params, int width, int height, const FloatArray& focal,
+                             const FloatArray& principal, const FloatArray& point) {
+        return to_array(lens_camera(mode, params, width, height, focal, principal).project(to_vec3(point, "point")));
+    });
+    m.def("srgb_to_linear", [](float v) { return srgb_to_linear(v); });
+    m.def("linear_to_srgb", [](float v) { return linear_to_srgb(v); });
+    m.def("tonemap", [](TonemapCurve curve, const FloatArray& rgb) { return to_array(tonemap(curve, to_vec3(rgb, "rgb"))); });
+    m.def("sobol", [](uint32_t index, uint32_t seed) { return to_array(sobol2(index, seed)); });
+    m.def("half_round_trip", [](float v) { return half_to_float(float_to_half(v)); });
+    m.def("half_bits", [](float v) { return float_to_half(v); });
+    m.def("random", [](uint64_t seed, uint64_t sequence, uint64_t skip, int n) {
+        Pcg32 r = Pcg32::seeded(seed, sequence);
+        r.advance(skip);
+        std::vector<uint32_t> draws;
+        for (int i = 0; i < n; ++i) draws.push_back(r.next());
+        return draws;
+    });
+    m.def("morton", [](uint32_t x, uint32_t y, uint32_t z) { return morton3(x, y, z); });
+    m.def("gemm_peak_gflops", gemm_peak_gflops, py::arg("seconds") = 0.5, py::arg("isa") = "");
+    py::class_<ModelBench>(m, "Model", "The base model's training work on given samples (NGP space).")
+        .def(py::init<const std::string&, int, const FloatArray&, const FloatArray&, const FloatArray&, uint64_t, const std::string&>(),
+             py::arg("config"), py::arg("aabb_scale"), py::arg("positions"), py::arg("directions"), py::arg("d_raw"),
+             py::arg("seed") = 1337, py::arg("isa") = "")
+        .def("encode", &ModelBench::encode)
+        .def("forward", &ModelBench::forward)
+        .def("forward_backward", &ModelBench::forward_backward)
+        .def("scatter", &ModelBench::scatter)
+        .def("optimize", &ModelBench::optimize)
+        .def("gradient", &ModelBench::gradient)
+        .def("set_gradient", &ModelBench::set_gradient)
+        .def("params", &ModelBench::params)
+        .def("set_params", &ModelBench::set_params)
+        .def("averaged", &ModelBench::averaged)
+        .def("raw", &ModelBench::raw, "(N,4): raw rgb and raw density.");
+}

@@ -1,0 +1,244 @@
+#include "bindings.h"
+
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+
+using namespace ngp;
+
+namespace {
+
+constexpr auto internal = py::return_value_policy::reference_internal;
+
+CameraModel camera_model(int width, int height, const FloatArray& focal, const FloatArray& principal, const Lens& lens) {
+    CameraModel c;
+    c.focal = to_vec2(focal, "focal_length");
+    c.principal = to_vec2(principal, "principal_point");
+    c.lens = lens;
+    c.width = width;
+    c.height = height;
+    return c;
+}
+
+// Trains with the GIL released; takes it once a step for signals and, if given, the callback.
+void fit(Testbed& t, std::optional<int64_t> steps, std::optional<double> seconds, int64_t batch_size, py::object callback) {
+    auto after_step = [&](const Testbed&) {
+        py::gil_scoped_acquire gil;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (callback.is_none()) return true;
+        py::object go_on = callback();
+        return go_on.is_none() || go_on.cast<bool>();
+    };
+    py::gil_scoped_release release;
+    t.fit(steps, seconds, batch_size, after_step);
+}
+
+py::array_t<float> render(Testbed& t, int width, int height, int spp, bool linear) {
+    std::vector<float> rgba;
+    {
+        py::gil_scoped_release release;
+        rgba = t.render(width, height, spp, linear);
+    }
+    return take(std::move(rgba), {height, width, 4});
+}
+
+py::tuple render_with_depth(Testbed& t, int width, int height, int spp, bool linear) {
+    std::vector<float> rgba, depth;
+    {
+        py::gil_scoped_release release;
+        rgba = t.render(width, height, spp, linear, &depth);
+    }
+    return py::make_tuple(take(std::move(rgba), {height, width, 4}), take(std::move(depth), {height, width}));
+}
+
+py::dict render_channels(Testbed& t, const FloatArray& camera, int width, int height, const FloatArray& focal,
+                         const FloatArray& principal, const Lens& lens, bool normals, int spp) {
+    const CameraMatrix pose = to_camera(camera, "camera");
+    const CameraModel model = camera_model(width, height, focal, principal, lens);
+    ChannelImages out;
+    {
+        py::gil_scoped_release release;
+        out = t.render_channels(pose, model, normals, spp);
+    }
+    py::dict d;
+    d["rgb"] = take(std::move(out.rgb), {height, width, 3});
+    d["alpha"] = take(std::move(out.alpha), {height, width});
+    d["depth"] = take(std::move(out.depth), {height, width});
+    if (normals) d["normal"] = take(std::move(out.normal), {height, width, 3});
+    return d;
+}
+
+py::tuple ray_samples(Testbed& t, const FloatArray& camera, int width, int height, const FloatArray& focal,
+                      const FloatArray& principal, const Lens& lens, int x, int y) {
+    RaySamples s = t.ray_samples(to_camera(camera, "camera"), camera_model(width, height, focal, principal, lens), x, y);
+    const py::ssize_t n = py::ssize_t(s.t.size());
+    return py::make_tuple(to_array(s.origin), to_array(s.direction), take(std::move(s.t), {n}), take(std::move(s.dt), {n}));
+}
+
+py::object query(Testbed& t, const FloatArray& positions, std::optional<FloatArray> directions, bool occupancy) {
+    const Vec3* p = as_vectors(positions, "positions");
+    const Vec3* d = directions ? as_vectors(*directions, "directions") : nullptr;
+    const py::ssize_t n = positions.shape(0);
+    if (directions) expect_shape(*directions, {n, 3}, "directions");
+    QueryResult r;
+    {
+        py::gil_scoped_release release;
+        r = t.query(p, d, n, occupancy);
+    }
+    py::array_t<float> density = take(std::move(r.density), {n});
+    if (!directions) return density;
+    return py::make_tuple(take(std::move(r.rgb), {n, 3}), density);
+}
+
+py::dict stats(const Testbed& t) {
+    const TestbedStats s = t.stats();
+    py::dict stages, d;
+    stages["occupancy_ms"] = s.stages.occupancy;
+    stages["rays_to_gradients_ms"] = s.stages.rays_to_gradients;
+    stages["scatter_ms"] = s.stages.scatter;
+    stages["optimizer_ms"] = s.stages.optimizer;
+    d["stages"] = stages;
+    d["steps"] = s.stages.steps;
+    d["rays_per_step"] = s.last_step.rays;
+    d["samples_per_step"] = s.last_step.samples;
+    d["samples_evaluated_per_step"] = s.last_step.samples_evaluated;
+    d["train_seconds"] = s.train_seconds;
+    d["host_bytes"] = s.host_bytes;
+    d["image_bytes"] = s.image_bytes;
+    d["device_bytes"] = 0;
+    return d;
+}
+
+FloatArray cameras(const Testbed& t) {
+    const auto poses = t.cameras();
+    FloatArray a({py::ssize_t(poses.size()), py::ssize_t(3), py::ssize_t(4)});
+    for (size_t i = 0; i < poses.size(); ++i) {
+        const FloatArray pose = to_array(poses[i]);
+        std::copy(pose.data(), pose.data() + 12, a.mutable_data(py::ssize_t(i)));
+    }
+    return a;
+}
+
+void bind_camera(py::class_<Testbed>& c) {
+    c.def_property(
+         "camera_matrix", [](const Testbed& t) { return to_array(t.camera.matrix); },
+         [](Testbed& t, const FloatArray& m) { t.camera.matrix = to_camera(m, "camera_matrix"); },
+         "(3,4) float32, NGP space, y down, z forward; a copy.")
+        .def_property("fov", &Testbed::fov, &Testbed::set_fov, "Degrees along fov_axis.")
+        .def_property(
+            "fov_xy", [](const Testbed& t) { return to_array(t.fov_xy()); },
+            [](Testbed& t, const FloatArray& v) { t.set_fov_xy(to_vec2(v, "fov_xy")); }, "(2,) degrees.")
+        .def_property(
+            "fov_axis", [](const Testbed& t) { return t.camera.fov_axis; },
+            [](Testbed& t, int axis) {
+                if (axis != 0 && axis != 1) throw py::value_error("fov_axis must be 0 (width) or 1 (height)");
+                t.camera.fov_axis = axis;
+            })
+        .def_property(
+            "relative_focal_length", [](const Testbed& t) { return to_array(t.camera.relative_focal_length); },
+            [](Testbed& t, const FloatArray& v) { t.camera.relative_focal_length = to_vec2(v, "relative_focal_length"); },
+            "(2,) focal length in pixels / resolution along fov_axis.")
+        .def_property(
+            "screen_center", [](const Testbed& t) { return to_array(t.camera.screen_center); },
+            [](Testbed& t, const FloatArray& v) { t.camera.screen_center = to_vec2(v, "screen_center"); })
+        .def_property(
+            "zoom", [](const Testbed& t) { return t.camera.zoom; }, [](Testbed& t, float v) { t.camera.zoom = v; })
+        .def(
+            "set_nerf_camera_matrix",
+            [](Testbed& t, const FloatArray& m) { t.set_nerf_camera_matrix(to_camera(m, "matrix")); },
+            "Sets the camera from a camera-to-world matrix in the input's frame (OpenGL axes).")
+        .def("set_camera_to_training_view", &Testbed::set_camera_to_training_view)
+        .def("reset_camera", &Testbed::reset_camera)
+        .def("cameras", cameras, "(N,3,4) poses of the training views in the input's frame.");
+}
+
+void bind_options(py::class_<Testbed>& c) {
+    c.def_property(
+         "background_color", [](const Testbed& t) { return t.background_color; },
+         [](Testbed& t, const std::vector<float>& v) {
+             if (v.size() != 3 && v.size() != 4) throw py::value_error("background_color must have 3 or 4 values");
+             std::copy(v.begin(), v.end(), t.background_color.begin());
+         },
+         "RGBA, sRGB, straight alpha.")
+        .def_readwrite("exposure", &Testbed::exposure, "Stops.")
+        .def_readwrite("color_space", &Testbed::color_space)
+        .def_readwrite("tonemap_curve", &Testbed::tonemap_curve)
+        .def_readwrite("snap_to_pixel_centers", &Testbed::snap_to_pixel_centers)
+        .def_readwrite("render_near_distance", &Testbed::render_near_distance, "NGP units.")
+        .def_property(
+            "render_aabb", [](Testbed& t) -> Aabb& { return t.render_aabb; },
+            [](Testbed& t, const Aabb& b) { t.render_aabb = b; }, internal, "Crop box, NGP space.")
+        .def_property(
+            "aabb", [](Testbed& t) -> Aabb& { return t.aabb; }, [](Testbed& t, const Aabb& b) { t.aabb = b; }, internal,
+            "Scene box, NGP space.")
+        .def_property(
+            "render_aabb_to_local", [](const Testbed& t) { return to_array(t.render_aabb_to_local); },
+            [](Testbed& t, const FloatArray& m) { t.render_aabb_to_local = to_mat3(m, "render_aabb_to_local"); })
+        .def_property(
+            "up_dir", [](const Testbed& t) { return to_array(t.up_dir); },
+            [](Testbed& t, const FloatArray& v) { t.up_dir = to_vec3(v, "up_dir"); })
+        .def_readwrite("shall_train", &Testbed::shall_train)
+        .def_readwrite("shall_train_encoding", &Testbed::shall_train_encoding)
+        .def_readwrite("shall_train_network", &Testbed::shall_train_network)
+        .def_readwrite("training_batch_size", &Testbed::training_batch_size, "Samples of a step that frame() does.")
+        .def_property_readonly(
+            "nerf", [](Testbed& t) -> NerfSettings& { return t.nerf; }, internal);
+}
+
+} // namespace
+
+void bind_testbed(py::module_& m) {
+    py::class_<Testbed> c(m, "Testbed", "See pyngp.Testbed.");
+    c.def(py::init<TestbedMode, const std::string&, uint64_t>(), py::arg("mode") = TestbedMode::None,
+          py::arg("device") = "auto", py::arg("seed") = 1337)
+        .def_property_readonly("mode", &Testbed::mode)
+        .def_property_readonly("device", &Testbed::device)
+        .def_property_readonly("training_step", &Testbed::training_step)
+        .def_property_readonly("loss", &Testbed::loss, "Of the last step: mean over rays and channels.")
+        .def_property_readonly("default_batch_size", &Testbed::default_batch_size)
+        .def_property_readonly("network_config", &Testbed::network_config, "Resolved network configuration, JSON text.")
+        .def("n_params", &Testbed::n_params)
+        .def("n_encoding_params", &Testbed::n_encoding_params)
+        .def("params",
+             [](Testbed& t) {
+                 t.n_params();
+                 std::vector<float> p = t.engine().params();
+                 const auto n = py::ssize_t(p.size());
+                 return take(std::move(p), {n});
+             },
+             "(n_params,) float32: averaged weights in the canonical order of snapshots; a copy.")
+        .def("density_grid",
+             [](Testbed& t) {
+                 t.n_params();
+                 std::vector<float> v = t.engine().occupancy().values();
+                 const auto n = py::ssize_t(v.size());
+                 return take(std::move(v), {n});
+             },
+             "(cascades * 128^3,) float32, Morton order: density times the minimal step; -1: seen by no camera.")
+        .def("set_dataset", &Testbed::set_dataset, py::arg("dataset"), "Replaces the training data.")
+        .def("clear_training_data", &Testbed::clear_training_data)
+        .def("reload_network_from_json_text", &Testbed::reload_network_from_json, py::arg("json"),
+             py::arg("source") = "network configuration")
+        .def("reset", &Testbed::reset, py::arg("reset_density_grid") = true)
+        .def("train", &Testbed::train, py::arg("batch_size"), py::call_guard<py::gil_scoped_release>(),
+             "One training step; batch_size must be a multiple of 256.")
+        .def("frame", &Testbed::frame, py::call_guard<py::gil_scoped_release>(),
+             "One training step of training_batch_size if shall_train; always True.")
+        .def("fit_steps", fit, py::arg("steps"), py::arg("seconds"), py::arg("batch_size"), py::arg("callback"))
+        .def("render", render, py::arg("width") = 1920, py::arg("height") = 1080, py::arg("spp") = 1, py::arg("linear") = true,
+             "(H,W,4) float32: premultiplied RGBA over background_color, linear or sRGB-encoded.")
+        .def("render_with_depth", render_with_depth, py::arg("width") = 1920, py::arg("height") = 1080, py::arg("spp") = 1,
+             py::arg("linear") = true,
+             "(rgba, depth): depth (H,W) in NGP units along the camera's forward axis at the sample of largest weight; "
+             "16384 where alpha <= 0.2.")
+        .def("render_camera", render_channels, py::arg("camera"), py::arg("width"), py::arg("height"), py::arg("focal_length"),
+             py::arg("principal_point"), py::arg("lens"), py::arg("normals"), py::arg("spp"))
+        .def("ray_samples_of_pixel", ray_samples, py::arg("camera"), py::arg("width"), py::arg("height"),
+             py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("x"), py::arg("y"))
+        .def("query_field", query, py::arg("positions"), py::arg("directions"), py::arg("occupancy"))
+        .def("save_snapshot", &Testbed::save_snapshot, py::arg("path"), py::arg("include_optimizer_state") = false,
+             py::arg("compress") = true, py::call_guard<py::gil_scoped_release>())
+        .def("load_snapshot", &Testbed::load_snapshot, py::arg("path"), py::call_guard<py::gil_scoped_release>())
+        .def("stats", stats, "Counters, stage times in ms (summed over `steps`), bytes held.");
+    bind_camera(c);
+    bind_options(c);
+}

@@ -12,7 +12,7 @@ namespace ngp {
 namespace {
 
 constexpr int64_t batch_granularity = 256;
-constexpr int64_t cpu_batch_size = 1 << 16;
+constexpr int64_t cpu_batch_size = 1 << 15; // best PSNR over time on two cores (docs/performance.md)
 constexpr float least_alpha = 1e-3f; // below it, depth and normals mean nothing
 
 float degrees(float radians) { return radians * 57.29577951308232f; }

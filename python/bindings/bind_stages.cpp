@@ -130,7 +130,9 @@ class ModelBench {
                const FloatArray& d_raw, uint64_t seed, const std::string& isa)
         : config_(parse_network_config(config, "config")), shape_(nerf_model_shape(config_, aabb_scale)),
           kernels_(kernels_of(isa)), positions_(positions), directions_(directions), d_raw_(d_raw),
-          params_(initial_nerf_params(shape_, seed)), gradient_(params_.size()) {
+          gradient_(shape_.n_params()) {
+        const std::vector<float> initial = initial_nerf_params(shape_, seed);
+        params_.assign(initial.begin(), initial.end());
         as_vectors(positions, "positions");
         expect_shape(directions, {positions.shape(0), 3}, "directions");
         expect_shape(d_raw, {positions.shape(0), 4}, "d_raw");
@@ -244,7 +246,7 @@ class ModelBench {
     NerfModelShape shape_;
     const NerfKernels& kernels_;
     FloatArray positions_, directions_, d_raw_;
-    std::vector<float> params_, gradient_;
+    AlignedVector<float> params_, gradient_;
     PackedMlp density_, rgb_;
     NerfOptimizer optimizer_;
     NerfModelView view_;

@@ -107,7 +107,7 @@ class NerfEngine {
 
     // Averaged weights, which rendering and snapshots use; setting them also sets the trained ones and restarts the
     // optimizer.
-    virtual const std::vector<float>& params() = 0;
+    virtual std::vector<float> params() = 0;
     virtual void set_params(const std::vector<float>& params) = 0;
     virtual NerfTrainState train_state() const = 0;
     virtual void set_train_state(const NerfTrainState& state) = 0;

@@ -145,7 +145,7 @@ class CpuNerfEngine final : public NerfEngine {
         occupied.position += n_uniform;
         occupied.cell += n_uniform;
 
-        model_.pack(state_.params.data());
+        model_.pack(params_.data());
         const NerfModelView model = model_view(model_);
         raw_.resize(size_t(n));
         parallel_for_range(n, positions_per_task, [&](int64_t begin, int64_t end, int worker) {
@@ -160,7 +160,7 @@ class CpuNerfEngine final : public NerfEngine {
 
     void rays_to_gradients(const StepPlan& plan) {
         Stopwatch watch(times_.rays_to_gradients);
-        model_.pack(state_.params.data());
+        model_.pack(params_.data());
         const NerfModelView model = model_view(model_);
         for (CpuLane& lane : lanes_) {
             lane.tiles.count = 0;
@@ -219,7 +219,7 @@ class CpuNerfEngine final : public NerfEngine {
         const float scale = 1.0f / float(std::max<int64_t>(1, result_.rays));
         if (!options_.train_network) std::fill_n(gradient_.begin(), shape_.encoding_begin(), 0.0f);
         if (!options_.train_encoding) std::fill(gradient_.begin() + shape_.encoding_begin(), gradient_.end(), 0.0f);
-        optimizer_.step(kernels_, state_.params.data(), gradient_.data(), scale, state_.step);
+        optimizer_.step(kernels_, params_.data(), gradient_.data(), scale, state_.step);
     }
 
     StepResult result() const { return result_; }
@@ -267,25 +267,28 @@ class CpuNerfEngine final : public NerfEngine {
         });
     }
 
-    const std::vector<float>& params() override {
+    std::vector<float> params() override {
         refresh_averaged();
-        return averaged_;
+        return {averaged_.begin(), averaged_.end()};
     }
     void set_params(const std::vector<float>& params) override {
         NGP_CHECK_EQ(params.size(), shape_.n_params());
-        state_.params = params;
+        params_.assign(params.begin(), params.end());
         optimizer_.reset(settings_, shape_.encoding_begin(), shape_.position);
         averaged_fresh_ = false;
     }
     NerfTrainState train_state() const override {
         NerfTrainState s = state_;
+        s.params.assign(params_.begin(), params_.end());
         s.optimizer = optimizer_.state();
         return s;
     }
     void set_train_state(const NerfTrainState& s) override {
         NGP_CHECK_EQ(s.params.size(), shape_.n_params());
         if (!s.optimizer.matrix_m.empty()) optimizer_.set_state(s.optimizer);
+        params_.assign(s.params.begin(), s.params.end());
         state_ = s;
+        state_.params.clear();
         state_.optimizer = {};
         averaged_fresh_ = false;
     }
@@ -301,7 +304,7 @@ class CpuNerfEngine final : public NerfEngine {
     StageTimes stage_times() const override { return times_; }
     void reset_stage_times() override { times_ = {}; }
     int64_t host_bytes() const override {
-        int64_t n = int64_t(state_.params.size() + averaged_.size() + gradient_.size()) * 4;
+        int64_t n = int64_t(params_.size() + averaged_.size() + gradient_.size()) * 4;
         n += int64_t(occupancy_.values().size()) * 8;
         for (const CpuLane& lane : lanes_) n += int64_t(lane.tile_memory.size()) * 4;
         for (const auto& w : workspaces_) n += w->bytes();
@@ -383,8 +386,8 @@ class CpuNerfEngine final : public NerfEngine {
 
     void refresh_averaged() {
         if (averaged_fresh_) return;
-        averaged_.resize(state_.params.size());
-        optimizer_.averaged(state_.params.data(), averaged_.data());
+        averaged_.resize(params_.size());
+        optimizer_.averaged(params_.data(), averaged_.data());
         averaged_model_.pack(averaged_.data());
         averaged_fresh_ = true;
     }
@@ -409,11 +412,11 @@ class CpuNerfEngine final : public NerfEngine {
     uint64_t seed_ = 0;
     int n_cascades_ = 1;
     NerfTrainOptions options_;
-    NerfTrainState state_; // its optimizer part lives in optimizer_
+    NerfTrainState state_; // its parameters live in params_, its optimizer part in optimizer_
     NerfOptimizer optimizer_;
     OccupancyGrid occupancy_;
     CpuModel model_, averaged_model_;
-    std::vector<float> averaged_, gradient_;
+    AlignedVector<float> params_, averaged_, gradient_; // params_: fp32 masters
     bool averaged_fresh_ = false;
     std::vector<std::unique_ptr<CpuWorkspace>> workspaces_;
     std::vector<CpuLane> lanes_;

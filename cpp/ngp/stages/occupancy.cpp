@@ -40,10 +40,10 @@ OccupancyUpdate occupancy_update_at(OccupancySchedule schedule, uint32_t step, i
         u.occupied_samples = step < warmup_steps ? 0 : all / 4;
         return u;
     }
-    // About half a density evaluation per training sample, which the CPU does in a tenth of a step.
+    // A third of a density evaluation per training sample, which costs the CPU a tenth of a step.
     const uint32_t interval = step < warmup_steps ? 8 : 16;
     if (step % interval != 0) return {};
-    const int64_t budget = std::min(all / 2, batch_size * interval / 2);
+    const int64_t budget = std::min(all / 2, batch_size * interval / 3);
     u.uniform_samples = step < warmup_steps ? budget : budget / 2;
     u.occupied_samples = step < warmup_steps ? 0 : budget / 2;
     return u;

@@ -1,0 +1,1 @@
+"""The command line: pyngp train, eval, render, info, bench, demo."""

@@ -1,0 +1,174 @@
+"""pyngp train: a scene to a snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from pyngp import ColorSpace, OccupancySchedule, Testbed
+from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, SeedOption
+from pyngp.dataset import Frame, build_dataset, load_images, read_scene
+from pyngp.evaluation import Evaluation, evaluate
+from pyngp.report import add_evaluation, process_seconds, training_report
+
+DEFAULT_SECONDS = 120.0
+
+
+class Occupancy(str, Enum):
+    budgeted = "budgeted"
+    specification = "specification"
+
+
+@dataclass
+class Trainer:
+    """Trains in legs between evaluations and keeps the curve."""
+
+    testbed: Testbed
+    output: Output
+    test_frames: list[Frame] = field(default_factory=list)
+    test_images: list[NDArray[np.uint8]] = field(default_factory=list)
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def seconds(self) -> float:
+        return self.testbed.stats()["train_seconds"]
+
+    def run(self, steps: int | None, seconds: float | None, batch_size: int | None, eval_at: list[float]) -> None:
+        """Trains for `steps` or `seconds` more; evaluates when `eval_at` training seconds of this run have passed."""
+        first_step, started = self.testbed.training_step, self.seconds()
+        with self.output.progress("training", steps if seconds is None else seconds) as update:
+
+            def after_step(testbed: Testbed) -> None:
+                done = testbed.training_step - first_step if seconds is None else self.seconds() - started
+                update(done, note=f"step {testbed.training_step}  loss {testbed.loss:.5f}")
+
+            def train_until(end: float | None) -> None:
+                left = None if steps is None else steps - (self.testbed.training_step - first_step)
+                time = None if end is None else end - (self.seconds() - started)
+                if (left is None or left > 0) and (time is None or time > 0):
+                    self.testbed.fit(left, time, batch_size, after_step)
+
+            for at in sorted(eval_at):
+                if seconds is None or at < seconds:
+                    train_until(at)
+                    self.evaluate()
+            train_until(seconds)
+
+    def evaluate(self) -> Evaluation | None:
+        if not self.test_frames:
+            return None
+        with self.output.progress("evaluating", len(self.test_frames)) as update:
+            result = evaluate(self.testbed, self.test_frames, self.test_images, progress=update)
+        point = {"seconds": self.seconds(), "steps": self.testbed.training_step, "psnr": result.psnr}
+        if not self.curve or self.curve[-1]["steps"] != point["steps"]:
+            self.curve.append(point)
+        self.output.say(f"{point['seconds']:.1f} s, step {point['steps']}: PSNR {result.psnr:.2f}, SSIM {result.ssim:.4f}")
+        return result
+
+
+def parse_seconds(text: str | None) -> list[float]:
+    """Comma-separated training seconds."""
+    if not text:
+        return []
+    try:
+        values = [float(t) for t in text.split(",")]
+    except ValueError:
+        values = [-1.0]
+    if any(not 0 < v < float("inf") for v in values):
+        raise typer.BadParameter(f"'{text}' must be positive numbers separated by commas", param_hint="--eval-at")
+    return values
+
+
+def load_scene(
+    testbed: Testbed, output: Output, scene: Path, test: Path | None, resume: Path | None, config: str
+) -> tuple[list[Frame], list[NDArray[np.uint8]]]:
+    """Loads training data (without the test frames), network or snapshot, and the test frames with their images."""
+    training = read_scene(scene, exclude=test)
+    test_frames = read_scene(test).frames if test else []
+    with output.progress("loading images", len(training.frames) + len(test_frames)) as update:
+        testbed.set_dataset(build_dataset(training, lambda done, _: update(done)))
+        test_images = load_images(test_frames, lambda done, _: update(len(training.frames) + done))
+    if resume is not None:
+        testbed.load_snapshot(resume)
+    else:
+        testbed.reload_network_from_file(config)
+    return test_frames, test_images
+
+
+def train(
+    scene: Annotated[Path, typer.Argument(help="transforms.json, or a folder that holds it", show_default=False)],
+    config: Annotated[str, typer.Option("--config", help="Network: base, base_14, … or a JSON file")] = "base",
+    steps: Annotated[int | None, typer.Option("--steps", min=0, help="Steps to train")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="Seconds to train [default: 120]")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Samples a step; a multiple of 256")] = None,
+    eval_at: Annotated[str | None, typer.Option("--eval-at", metavar="1,2,5", help="Evaluate at these seconds")] = None,
+    test: Annotated[Path | None, typer.Option("--test", metavar="JSON", help="Held-out views; never trained on")] = None,
+    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Snapshot to write (.ingp)")] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="Save without the state that exact resuming needs")] = False,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="SNAPSHOT", help="Go on from a snapshot")] = None,
+    nerf_compatibility: Annotated[
+        bool, typer.Option("--nerf-compatibility", help="sRGB compositing, constant steps, black background")
+    ] = False,
+    occupancy: Annotated[
+        Occupancy, typer.Option("--occupancy", help="Update schedule: a tenth of the time, or instant-ngp's")
+    ] = Occupancy.budgeted,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 1337,
+    quiet: QuietOption = False,
+    report: ReportOption = None,
+) -> None:
+    """Train a NeRF from photos with known cameras.
+
+    Ctrl-C stops after the step at hand; with --save, the snapshot so far is written.
+    """
+    output = Output(quiet)
+    evaluations = parse_seconds(eval_at)
+    if evaluations and test is None:
+        raise typer.BadParameter("needs --test", param_hint="--eval-at")
+    if save is not None and not save.parent.resolve().is_dir():
+        raise typer.BadParameter(f"the folder {save.parent} does not exist", param_hint="--save")
+    testbed = Testbed(device=device, seed=seed)
+    trainer = Trainer(testbed, output, *load_scene(testbed, output, scene, test, resume, config))
+    if resume is None:
+        if nerf_compatibility:
+            testbed.color_space = ColorSpace.SRGB
+            testbed.nerf.cone_angle_constant = 0.0
+            testbed.nerf.training.random_bg_color = False
+        if occupancy == Occupancy.specification:
+            testbed.nerf.training.occupancy_schedule = OccupancySchedule.Specification
+    if steps is None and seconds is None:
+        seconds = DEFAULT_SECONDS
+    startup_seconds = process_seconds()
+    interrupted = False
+    try:
+        trainer.run(steps, seconds, batch_size, evaluations)
+    except KeyboardInterrupt:
+        interrupted = True
+    if save is not None:
+        testbed.save_snapshot(save, include_optimizer_state=not compact)
+        output.say(f"saved {save} at step {testbed.training_step}")
+    if interrupted:
+        raise KeyboardInterrupt
+    finish(trainer, config, seed, startup_seconds, report)
+
+
+def finish(trainer: Trainer, config: str, seed: int, startup_seconds: float, report: Path | None) -> dict[str, Any]:
+    """Final evaluation, summary and report."""
+    result = training_report(trainer.testbed, config, seed)
+    result["startup_seconds"] = startup_seconds
+    evaluation = trainer.evaluate()
+    if evaluation is not None:
+        add_evaluation(result, evaluation)
+    result["curve"] = trainer.curve
+    if result["ms_per_step"]:
+        trainer.output.say(
+            f"step {result['steps']}, {result['train_seconds']:.1f} s of training, "
+            f"{result['ms_per_step']:.1f} ms a step, loss {result['loss']:.5f}"
+        )
+    trainer.output.report(report, result)
+    return result

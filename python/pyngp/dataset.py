@@ -1,0 +1,368 @@
+"""NeRF scenes in transforms.json form (specification C): reading, checking and preparing for training."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyngp import _core
+from pyngp.images import EXTENSIONS, read_images
+
+# Keys that this version acts on, of the file and of a frame; those after them are instant-ngp's, read and named.
+FILE_KEYS = {
+    "frames", "n_frames", "sharpness_discard_threshold", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y",
+    "x_fov", "y_fov", "w", "h", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye", "camera_model",
+    "aabb_scale", "scale", "offset", "aabb", "render_aabb", "up", "from_mitsuba",
+}  # fmt: skip
+FRAME_KEYS = {
+    "file_path", "transform_matrix", "sharpness", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "x_fov",
+    "y_fov", "w", "h", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye",
+}  # fmt: skip
+UNUSED_KEYS = {
+    "rolling_shutter", "normal_mts_args", "white_transparent", "black_transparent", "sharpen", "fix_premult",
+    "enable_ray_loading", "enable_depth_loading", "integer_depth_scale", "n_extra_learnable_dims",
+    "importance_sampling", "envmap", "depth_path", "driver_parameters", "transform_matrix_start",
+    "transform_matrix_end",
+}  # fmt: skip
+OTHER_LENSES = ("ftheta_p0", "latlong", "equirectangular", "orthographic")
+
+
+class DatasetWarning(UserWarning):
+    """Something about a scene that is not an error but that its owner should know."""
+
+
+@dataclass
+class Frame:
+    """One view: camera-to-world (4,4) in OpenGL axes and world units, and its image file."""
+
+    name: str
+    file_path: str
+    image_path: Path
+    camera_to_world: NDArray[np.float64]
+    keys: dict[str, Any]  # of the file, overridden by those of the frame
+    source: str  # "FILE: frame I"
+    intrinsics: Intrinsics | None = None
+
+
+@dataclass
+class Intrinsics:
+    """Focal length in pixels, principal point relative to the image size, lens."""
+
+    width: int
+    height: int
+    focal_length: tuple[float, float]
+    principal_point: tuple[float, float]
+    lens: _core.Lens
+
+
+@dataclass
+class Scene:
+    """Frames and scene-wide settings of one or several transforms files."""
+
+    frames: list[Frame] = field(default_factory=list)
+    scale: float = 0.33
+    offset: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    aabb_scale: int = 1
+    from_mitsuba: bool = False
+    up: tuple[float, float, float] | None = None
+    render_aabb: tuple[list[float], list[float]] | None = None
+
+
+def _strip_comments(text: str) -> str:
+    """Blanks // and /* */ comments outside strings, keeping line numbers."""
+    pattern = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
+    return pattern.sub(lambda m: m[0] if m[0][0] == '"' else re.sub(r"[^\n]", " ", m[0]), text)
+
+
+def load_json(path: Path) -> Any:
+    """Reads JSON that may contain comments. Raises RuntimeError that names the file, line and column."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise RuntimeError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuntimeError(f"{path}: cannot be read: {error}") from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        try:
+            return json.loads(_strip_comments(text))
+        except json.JSONDecodeError as error:
+            raise RuntimeError(f"{path}: is not valid JSON: {error}") from error
+    except RecursionError:
+        raise RuntimeError(f"{path}: is nested too deeply") from None
+
+
+def _number(keys: dict[str, Any], key: str, source: str) -> float | None:
+    value = keys.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RuntimeError(f"{source}: {key} is {value!r}; it must be a number")
+    return float(value)
+
+
+def _vector(keys: dict[str, Any], key: str, source: str) -> tuple[float, float, float]:
+    value = keys[key]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [value] * 3
+    try:
+        vector = tuple(float(v) for v in value)
+    except (TypeError, ValueError):
+        vector = ()
+    if len(vector) != 3 or not all(map(math.isfinite, vector)):
+        raise RuntimeError(f"{source}: {key} is {keys[key]!r}; it must be three numbers")
+    return vector  # type: ignore[return-value]
+
+
+def _pose(keys: dict[str, Any], source: str) -> NDArray[np.float64]:
+    if "transform_matrix" not in keys:
+        if "transform_matrix_start" in keys:
+            raise RuntimeError(
+                f"{source}: rolling shutter (transform_matrix_start/_end) is not supported yet; "
+                "give one transform_matrix"
+            )
+        raise RuntimeError(f"{source}: transform_matrix is missing")
+    try:
+        matrix = np.array(keys["transform_matrix"], dtype=np.float64)
+    except (TypeError, ValueError):
+        matrix = np.zeros(0)
+    if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
+        raise RuntimeError(f"{source}: transform_matrix must be 4x4 or 3x4 finite numbers")
+    pose = np.eye(4)
+    pose[:3] = matrix[:3]
+    return pose
+
+
+def _natural_key(text: str) -> list[Any]:
+    return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", text)]
+
+
+def _resolve_image(folder: Path, file_path: str) -> Path:
+    path = folder / file_path
+    if path.suffix and (path.suffix[1:].lower() in EXTENSIONS or path.exists()):
+        return path
+    if path.is_file():
+        return path
+    for extension in EXTENSIONS:
+        candidate = path.with_name(f"{path.name}.{extension}")
+        if candidate.is_file():
+            return candidate
+    return path
+
+
+def intrinsics_of(frame: Frame, width: int, height: int) -> Intrinsics:
+    """Intrinsics of a frame for an image of the given size (C.2: fov > focal length > angle; one axis fills both)."""
+    keys, source = frame.keys, frame.source
+
+    def focal(axis: str, size: int) -> float | None:
+        degrees, pixels = _number(keys, f"{axis}_fov", source), _number(keys, f"fl_{axis}", source)
+        angle = _number(keys, f"camera_angle_{axis}", source)
+        for name, value in ((f"{axis}_fov", degrees), (f"camera_angle_{axis}", angle)):
+            limit = 180.0 if name.endswith("_fov") else math.pi
+            if value is not None and not 0 < value < limit:
+                raise RuntimeError(f"{source}: {name} is {value}; it must be above 0 and below {limit:.4g}")
+        if degrees is not None:
+            return 0.5 * size / math.tan(math.radians(degrees) / 2)
+        if pixels is not None:
+            if pixels <= 0:
+                raise RuntimeError(f"{source}: fl_{axis} is {pixels}; it must be positive")
+            return pixels
+        return None if angle is None else 0.5 * size / math.tan(angle / 2)
+
+    fx, fy = focal("x", width), focal("y", height)
+    if fx is None and fy is None:
+        raise RuntimeError(
+            f"{source}: no focal length; give camera_angle_x (radians), fl_x (pixels) or x_fov (degrees)"
+        )
+    center = []
+    for key, size_key in (("cx", "w"), ("cy", "h")):
+        value, size = _number(keys, key, source), _number(keys, size_key, source)
+        if value is not None and (size is None or size <= 0):
+            raise RuntimeError(f"{source}: {key} needs {size_key}, the size that it refers to")
+        center.append(0.5 if value is None else value / size)  # type: ignore[operator]
+    return Intrinsics(width, height, (fx or fy, fy or fx), (center[0], center[1]), _lens(keys, source))  # type: ignore[arg-type]
+
+
+def _lens(keys: dict[str, Any], source: str) -> _core.Lens:
+    for key in OTHER_LENSES:
+        if key in keys:
+            raise RuntimeError(
+                f"{source}: the lens '{key}' is not supported yet; perspective, OpenCV and fisheye are"
+            )
+    fisheye = keys.get("is_fisheye") or keys.get("camera_model") == "OPENCV_FISHEYE"
+    names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2")
+    params = [_number(keys, name, source) or 0.0 for name in names]
+    if not any(params) and not fisheye:
+        if any(_number(keys, name, source) for name in ("k3", "k4")):
+            warnings.warn(f"{source}: k3 and k4 have no effect without is_fisheye", DatasetWarning, stacklevel=2)
+        return _core.Lens()
+    mode = _core.LensMode.OpenCVFisheye if fisheye else _core.LensMode.OpenCV
+    return _core.Lens(mode, params)
+
+
+def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
+    """Scene-wide keys of one file (C.2); later files override."""
+    if "normal_mts_args" in keys or keys.get("from_mitsuba"):
+        scene.from_mitsuba, scene.scale, scene.offset = True, 0.66, (0.25 * 0.66,) * 3
+    if "aabb_scale" in keys:
+        value = keys["aabb_scale"]
+        if isinstance(value, bool) or value not in (1, 2, 4, 8, 16, 32, 64, 128):
+            raise RuntimeError(f"{source}: aabb_scale is {value!r}; it must be a power of two from 1 to 128")
+        scene.aabb_scale = int(value)
+    if "scale" in keys:
+        scene.scale = _number(keys, "scale", source) or 0.0
+        if scene.scale <= 0:
+            raise RuntimeError(f"{source}: scale is {keys['scale']!r}; it must be positive")
+    if "offset" in keys:
+        scene.offset = _vector(keys, "offset", source)
+    for key in ("aabb", "render_aabb"):
+        if key not in keys:
+            continue
+        if not isinstance(keys[key], list) or len(keys[key]) != 2:
+            raise RuntimeError(f"{source}: {key} must be [[min x, y, z], [max x, y, z]]")
+        low = _vector({key: keys[key][0]}, key, source)
+        high = _vector({key: keys[key][1]}, key, source)
+        longest = max(h - lo for lo, h in zip(low, high, strict=True))
+        if longest <= 0:
+            raise RuntimeError(f"{source}: {key} is empty")
+        if key == "render_aabb":
+            scene.render_aabb = (list(low), list(high))
+        else:
+            scene.scale = 1.0 / longest
+            scene.offset = tuple(
+                0.5 - 0.5 * (lo + h) * scene.scale for lo, h in zip(low, high, strict=True)
+            )  # type: ignore[assignment]
+    if "up" in keys:
+        x, y, z = _vector(keys, "up", source)
+        scene.up = (y, z, x)
+
+
+def _drop_blurred(frames: list[Frame], threshold: float) -> tuple[list[Frame], int, int]:
+    """The sharpness rule of C.2: frames without an image, or less sharp than `threshold` times the mean around them."""
+    if not frames or "sharpness" not in frames[0].keys:
+        return frames, 0, 0
+    sharpness = [float(f.keys.get("sharpness") or 0.0) for f in frames]
+    kept, missing, blurred = [], 0, 0
+    for i, frame in enumerate(frames):
+        near = sharpness[max(0, i - 3) : min(i + 3, len(frames) - 1)]
+        mean = sum(near) / len(near) if near else 0.0
+        if not frame.image_path.is_file():
+            missing += 1
+        elif near and sharpness[i] <= threshold * mean and sharpness[i] < mean:
+            blurred += 1
+        else:
+            kept.append(frame)
+    return kept, missing, blurred
+
+
+def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) -> None:
+    keys = load_json(path)
+    if not isinstance(keys, dict):
+        raise RuntimeError(f"{path}: must be a JSON object with a 'frames' array")
+    source = str(path)
+    _read_settings(scene, keys, source)
+    shared = {k: v for k, v in keys.items() if k != "frames"}
+    unused |= shared.keys() & UNUSED_KEYS
+    listed = keys.get("frames")
+    if listed is None:
+        return
+    if not isinstance(listed, list):
+        raise RuntimeError(f"{path}: 'frames' must be an array")
+    frames = []
+    for i, entry in enumerate(listed):
+        where = f"{path}: frame {i}"
+        if not isinstance(entry, dict):
+            raise RuntimeError(f"{where}: must be an object")
+        name = entry.get("file_path")
+        if not isinstance(name, str) or not name:
+            raise RuntimeError(f"{where}: file_path is missing")
+        where = f"{where} ({name})"
+        name = name.replace("\\", "/")
+        unused |= entry.keys() & UNUSED_KEYS
+        image_path = _resolve_image(path.parent, name)
+        merged = {**shared, **{k: v for k, v in entry.items() if k in FRAME_KEYS or k in OTHER_LENSES}}
+        frames.append(Frame(Path(name).name, name, image_path, _pose(entry, where), merged, where))
+    frames.sort(key=lambda f: _natural_key(f.file_path))
+    if (limit := _number(keys, "n_frames", source)) is not None:
+        frames = frames[: int(limit)]
+    if need_images:
+        threshold = _number(keys, "sharpness_discard_threshold", source) or 0.0
+        n_listed = len(frames)
+        frames, missing, blurred = _drop_blurred(frames, threshold)
+        if missing or blurred:
+            parts = [f"{missing} without an image"] * bool(missing) + [f"{blurred} blurred"] * bool(blurred)
+            warnings.warn(
+                f"{path}: {n_listed} frames listed, {len(frames)} used ({', '.join(parts)} dropped by the sharpness rule)",
+                DatasetWarning,
+                stacklevel=3,
+            )
+        for frame in frames:
+            if not frame.image_path.is_file():
+                raise RuntimeError(f"{frame.source}: its image {frame.image_path} does not exist")
+    scene.frames += frames
+
+
+def read_scene(path: str | Path, *, exclude: str | Path | None = None, need_images: bool = True) -> Scene:
+    """Reads a transforms file, or every *.json with frames directly inside a folder.
+
+    Frames that the transforms file `exclude` lists are left out. With need_images=False, frames need no image files.
+    Raises RuntimeError that names the file and the key; warns (DatasetWarning) of dropped frames and unused keys.
+    """
+    path = Path(path)
+    excluded = {f.image_path.resolve() for f in read_scene(exclude, need_images=False).frames} if exclude else set()
+    if path.is_dir():
+        files = sorted(path.glob("*.json"))
+        if exclude:
+            files = [f for f in files if f.resolve() != Path(exclude).resolve()]
+        if not files:
+            raise RuntimeError(f"{path}: the folder holds no .json file; expected transforms.json")
+    elif path.exists():
+        files = [path]
+    else:
+        raise RuntimeError(f"{path}: no such file or folder")
+    scene, unused = Scene(), set()
+    for file in files:
+        _read_file(scene, file, unused, need_images)
+    scene.frames = [f for f in scene.frames if f.image_path.resolve() not in excluded]
+    if not scene.frames:
+        raise RuntimeError(f"{path}: no frames to use" + (f" besides those of {exclude}" if exclude else ""))
+    if unused:
+        warnings.warn(f"{path}: not used yet: {', '.join(sorted(unused))}", DatasetWarning, stacklevel=2)
+    return scene
+
+
+def load_images(
+    frames: Sequence[Frame], progress: Callable[[int, int], None] | None = None
+) -> list[NDArray[np.uint8]]:
+    """Decodes the frames' images in parallel and fills in their intrinsics."""
+    pictures = read_images([f.image_path for f in frames], progress)
+    for frame, picture in zip(frames, pictures, strict=True):
+        frame.intrinsics = intrinsics_of(frame, picture.shape[1], picture.shape[0])
+    return pictures
+
+
+def build_dataset(scene: Scene, progress: Callable[[int, int], None] | None = None) -> _core.NerfDataset:
+    """Loads the scene's images and packs everything for the library."""
+    dataset = _core.NerfDataset()
+    dataset.scale, dataset.offset = scene.scale, scene.offset
+    dataset.from_mitsuba, dataset.aabb_scale = scene.from_mitsuba, scene.aabb_scale
+    if scene.up is not None:
+        dataset.up = scene.up
+    if scene.render_aabb is not None:
+        dataset.render_aabb = _core.BoundingBox(*scene.render_aabb)
+    for frame, picture in zip(scene.frames, load_images(scene.frames, progress), strict=True):
+        i = frame.intrinsics
+        assert i is not None
+        pose = frame.camera_to_world[:3].astype(np.float32)
+        dataset.add_view(frame.file_path, pose, i.focal_length, i.principal_point, i.lens, picture)
+    return dataset

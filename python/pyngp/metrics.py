@@ -1,0 +1,36 @@
+"""Image quality: PSNR and SSIM as instant-ngp's evaluation computes them (specification B, design section 7)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatImage = NDArray[np.floating]
+
+_BLUR = np.array([0.120078, 0.233881, 0.292082, 0.233881, 0.120078])
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+
+
+def psnr(prediction: FloatImage, reference: FloatImage) -> float:
+    """-10 log10(mean squared error) of (H,W,3) sRGB values, both clipped to [0, 1]."""
+    difference = np.clip(prediction, 0, 1).astype(np.float64) - np.clip(reference, 0, 1)
+    return float(-10 * np.log10(max(np.mean(difference**2), 1e-20)))
+
+
+def _blur(image: FloatImage) -> FloatImage:
+    for axis in (0, 1):
+        padded = np.pad(image, [(2, 2) if a == axis else (0, 0) for a in (0, 1)], mode="symmetric")
+        n = image.shape[axis]
+        image = sum(w * np.take(padded, range(i, i + n), axis) for i, w in enumerate(_BLUR))
+    return image
+
+
+def ssim(prediction: FloatImage, reference: FloatImage) -> float:
+    """Mean structural similarity of the Rec. 709 luminance of (H,W,3) sRGB values; 5-tap window."""
+    a, b = (np.clip(image, 0, 1).astype(np.float64) @ _LUMINANCE for image in (prediction, reference))
+    mean_a, mean_b = _blur(a), _blur(b)
+    var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
+    covariance = _blur(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return float(np.mean(numerator / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))))

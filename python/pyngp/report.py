@@ -1,0 +1,94 @@
+"""Reports: one JSON object with stable keys for each run of a command (design section 7)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyngp import _core
+
+if TYPE_CHECKING:
+    from pyngp.evaluation import Evaluation
+    from pyngp.testbed import Testbed
+
+_IMPORTED = time.time()
+
+
+def process_seconds() -> float:
+    """Seconds since this process started."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return uptime - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return time.time() - _IMPORTED
+
+
+def peak_host_bytes() -> int:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_name() -> str:
+    """Processor model, threads and instruction set in use."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    isa = os.environ.get("PYNGP_CPU_ISA") or _core.available_isas()[0]
+    return f"{model}, {_core.num_threads()} threads, {isa}"
+
+
+def training_report(testbed: Testbed, config: str, seed: int) -> dict[str, Any]:
+    """What a training run can say of itself; evaluation keys are null until add_evaluation()."""
+    from pyngp import __version__
+
+    stats = testbed.stats()
+    steps, seconds = stats["steps"], stats["train_seconds"]
+    return {
+        "version": __version__,
+        "device": {"name": device_name(), "backend": testbed.device},
+        "task": "nerf",
+        "config": config,
+        "seed": seed,
+        "steps": testbed.training_step,
+        "train_seconds": seconds,
+        "ms_per_step": 1000 * seconds / steps if steps else None,
+        "samples_per_step": stats["samples_per_step"],
+        "rays_per_step": stats["rays_per_step"],
+        "loss": testbed.loss,
+        "psnr": None,
+        "ssim": None,
+        "psnr_per_image": None,
+        "background": [0, 0, 0, 1],
+        "color_space": testbed.color_space.name,
+        "n_test_images": 0,
+        "peak_host_bytes": peak_host_bytes(),
+        "peak_device_bytes": stats["device_bytes"],
+        "curve": [],
+    }
+
+
+def add_evaluation(report: dict[str, Any], evaluation: Evaluation) -> None:
+    report.update(
+        psnr=evaluation.psnr,
+        ssim=evaluation.ssim,
+        psnr_per_image=evaluation.psnr_per_image,
+        n_test_images=len(evaluation.psnr_per_image),
+    )
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,286 @@
+"""The Testbed: instant-ngp's object, plus what it lacks — field queries, channels in one pass, world units."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pyngp import _core
+from pyngp.dataset import build_dataset, load_json, read_scene
+from pyngp.network import resolve_config
+
+FloatArray = NDArray[np.float32]
+Channel = Literal["rgb", "alpha", "depth", "normal"]
+CHANNELS: tuple[Channel, ...] = ("rgb", "alpha", "depth", "normal")
+PathLike = str | os.PathLike[str]
+
+_CONFIG_KEYS = ("parent", "network", "encoding", "loss", "optimizer")
+
+
+class Testbed(_core.Testbed):
+    """A radiance field with its training data, options and camera.
+
+    Names and meanings are instant-ngp's where it has them. World frame and units are those of the input's poses
+    (camera-to-world, OpenGL axes: x right, y up, z back); "NGP space" is the internal one in which the scene box is
+    centred at (0.5, 0.5, 0.5).
+
+    Arguments
+    ---------
+    mode: TestbedMode.Nerf, or None to let the data decide.
+    data: scene to load (load_training_data).
+    config: network configuration: name, file or dictionary.
+    device: "auto" or "cpu".
+    seed: of every random number; the same seed gives the same bytes, whatever the number of threads.
+    deterministic: accepted everywhere; the CPU always is.
+
+    Raises RuntimeError for anything that can't be used, naming the file and field.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    def __init__(
+        self,
+        mode: _core.TestbedMode | None = None,
+        data: PathLike | None = None,
+        config: PathLike | dict[str, Any] | None = None,
+        *,
+        device: str = "auto",
+        seed: int = 1337,
+        deterministic: bool = False,
+    ) -> None:
+        super().__init__(getattr(_core.TestbedMode, "None") if mode is None else mode, device, seed)
+        self.root_dir = ""
+        if data is not None:
+            self.load_training_data(data)
+        if config is not None:
+            self.reload_network_from_json(config if isinstance(config, dict) else resolve_config(os.fspath(config)))
+
+    # --- data -----------------------------------------------------------------------------------
+
+    def load_training_data(
+        self,
+        path: PathLike,
+        *,
+        exclude: PathLike | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Loads a transforms.json, or a folder of them, with its images.
+
+        Frames that the transforms file `exclude` lists are left out. `progress` gets (images done, images in all).
+        Keeps the network unless aabb_scale changes.
+        """
+        self.set_dataset(build_dataset(read_scene(path, exclude=exclude), progress))
+
+    def set_images(
+        self,
+        images: ArrayLike | Sequence[ArrayLike],
+        cameras: ArrayLike,
+        intrinsics: ArrayLike,
+        *,
+        lens: _core.Lens | None = None,
+        scale: float = 0.33,
+        offset: ArrayLike = (0.5, 0.5, 0.5),
+        aabb_scale: int = 1,
+    ) -> None:
+        """Training data from arrays.
+
+        images: (N,H,W,3|4), or a sequence of (H,W,3|4) of any sizes; uint8 is sRGB, float linear; straight alpha.
+        cameras: (N,3,4) or (N,4,4) camera-to-world, OpenGL axes, world units.
+        intrinsics: (fl_x, fl_y, cx, cy) in pixels, for all or (N,4) one an image.
+        scale, offset, aabb_scale: NGP space = world * scale + offset; the scene box is a cube of side aabb_scale there.
+        """
+        pictures = [np.asarray(image) for image in images]  # type: ignore[union-attr]
+        poses = np.asarray(cameras, np.float32)
+        if poses.ndim != 3 or poses.shape[0] != len(pictures) or poses.shape[1:] not in ((3, 4), (4, 4)):
+            raise ValueError(f"cameras must have shape ({len(pictures)}, 3, 4), not {poses.shape}")
+        values = np.asarray(intrinsics, np.float64)
+        if values.shape == (4,):
+            values = np.tile(values, (len(pictures), 1))
+        if values.shape != (len(pictures), 4):
+            raise ValueError(f"intrinsics must have shape (4,) or ({len(pictures)}, 4), not {values.shape}")
+        dataset = _core.NerfDataset()
+        dataset.scale, dataset.offset, dataset.aabb_scale = scale, np.asarray(offset, np.float32), aabb_scale
+        for i, (picture, pose, (fl_x, fl_y, cx, cy)) in enumerate(zip(pictures, poses, values, strict=True)):
+            if picture.ndim != 3 or picture.shape[2] not in (3, 4):
+                raise ValueError(f"image {i} must have shape (height, width, 3 or 4), not {picture.shape}")
+            if picture.dtype != np.uint8:
+                if not np.issubdtype(picture.dtype, np.floating):
+                    raise ValueError(f"image {i} is {picture.dtype}; it must be uint8 (sRGB) or float (linear)")
+                picture = np.ascontiguousarray(picture, np.float32)
+                if not np.isfinite(picture).all():
+                    raise ValueError(f"image {i} holds values that are not finite")
+            height, width = picture.shape[:2]
+            center = (cx / width, cy / height)
+            dataset.add_view(f"image {i}", pose[:3], (fl_x, fl_y), center, lens or _core.Lens(), picture)
+        self.set_dataset(dataset)
+
+    def load_file(self, path: PathLike) -> None:
+        """Loads a snapshot, network configuration or training data, whichever the file is."""
+        file = Path(path)
+        if file.suffix.lower() in (".ingp", ".msgpack"):
+            return self.load_snapshot(file)
+        if file.suffix.lower() == ".json":
+            if not file.exists():
+                return self.reload_network_from_file(path)
+            keys = load_json(file)
+            if isinstance(keys, dict) and "snapshot" in keys:
+                return self.load_snapshot(file)
+            if isinstance(keys, dict) and any(key in keys for key in _CONFIG_KEYS):
+                return self.reload_network_from_file(path)
+        had_data = self.nerf.training.dataset.has_images
+        self.load_training_data(path)
+        if not had_data:
+            self.shall_train = True
+        return None
+
+    # --- network and snapshots --------------------------------------------------------------------
+
+    def reload_network_from_file(self, path: PathLike = "") -> None:
+        """New network from a configuration file or a named one (default: base); training starts over."""
+        name = os.fspath(path) or "base"
+        in_root = Path(self.root_dir) / "configs" / "nerf" / name
+        source = in_root if self.root_dir and not Path(name).is_file() and in_root.is_file() else name
+        self.reload_network_from_json_text(json.dumps(resolve_config(source)), str(source))
+
+    def reload_network_from_json(self, config: dict[str, Any], config_base_path: PathLike = "") -> None:
+        """New network from a dictionary; its `parent`, if any, is relative to config_base_path."""
+        folder = Path(config_base_path) if config_base_path else None
+        self.reload_network_from_json_text(json.dumps(resolve_config(config, folder)))
+
+    def save_snapshot(
+        self, path: PathLike, include_optimizer_state: bool = False, compress: bool = True
+    ) -> None:
+        """Writes an .ingp snapshot atomically. With the optimizer's state, training resumes exactly."""
+        super().save_snapshot(os.fspath(path), include_optimizer_state, compress)
+
+    def load_snapshot(self, path: PathLike) -> None:
+        """Loads an .ingp snapshot, ours or instant-ngp's. A file that can't be used changes nothing."""
+        super().load_snapshot(os.fspath(path))
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        steps: int | None = None,
+        seconds: float | None = None,
+        batch_size: int | None = None,
+        callback: Callable[[Testbed], bool | None] | None = None,
+    ) -> None:
+        """Trains for `steps` more steps or `seconds` of training, whichever comes first.
+
+        batch_size: contributing samples a step; None picks one that suits the device. callback(testbed) runs after
+        each step; returning False stops. Ctrl-C stops after the step at hand and raises KeyboardInterrupt.
+        """
+        if steps is None and seconds is None and callback is None:
+            raise ValueError("fit() needs steps, seconds or a callback to know when to stop")
+        wrapped = None if callback is None else lambda: callback(self)
+        self.fit_steps(steps, seconds, batch_size or 0, wrapped)
+
+    # --- rendering and queries ----------------------------------------------------------------------
+
+    def _camera_arguments(
+        self,
+        camera: ArrayLike,
+        width: int,
+        height: int,
+        fov_x: float | None,
+        intrinsics: ArrayLike | None,
+        lens: _core.Lens | None,
+    ) -> tuple[Any, ...]:
+        if intrinsics is not None:
+            fl_x, fl_y, cx, cy = (float(v) for v in np.asarray(intrinsics, np.float64).reshape(4))
+        elif fov_x is not None:
+            if not 0 < fov_x < 180:
+                raise ValueError(f"fov_x is {fov_x}; it must be above 0 and below 180 degrees")
+            fl_x = fl_y = 0.5 * width / np.tan(np.radians(fov_x) / 2)
+            cx, cy = width / 2, height / 2
+        else:
+            raise ValueError("give fov_x (degrees) or intrinsics (fl_x, fl_y, cx, cy)")
+        pose = np.asarray(camera, np.float32)
+        return pose, width, height, (fl_x, fl_y), (cx / width, cy / height), lens or _core.Lens()
+
+    def render_channels(
+        self,
+        camera: ArrayLike,
+        width: int,
+        height: int,
+        *,
+        fov_x: float | None = None,
+        intrinsics: ArrayLike | None = None,
+        lens: _core.Lens | None = None,
+        channels: Sequence[Channel] = CHANNELS,
+        spp: int = 1,
+    ) -> dict[str, FloatArray]:
+        """Renders several channels in one pass.
+
+        camera: (3,4) camera-to-world, OpenGL axes, world units. fov_x: degrees; or intrinsics (fl_x, fl_y, cx, cy)
+        in pixels. Returns float32 arrays: rgb (H,W,3), linear, premultiplied by alpha, no background; alpha (H,W);
+        depth (H,W), expected z along the camera's forward axis divided by alpha, world units, NaN where
+        alpha < 1e-3; normal (H,W,3), unit, world axes, zero where alpha < 1e-3.
+        """
+        for channel in channels:
+            if channel not in CHANNELS:
+                raise ValueError(f"channel {channel!r} is not known; channels are {', '.join(CHANNELS)}")
+        arguments = self._camera_arguments(camera, width, height, fov_x, intrinsics, lens)
+        images = self.render_camera(*arguments, "normal" in channels, spp)
+        return {channel: images[channel] for channel in channels}
+
+    def ray_samples(
+        self,
+        camera: ArrayLike,
+        width: int,
+        height: int,
+        x: int,
+        y: int,
+        *,
+        fov_x: float | None = None,
+        intrinsics: ArrayLike | None = None,
+        lens: _core.Lens | None = None,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Where render_channels(…, spp=1) samples the field for pixel (x, y).
+
+        Returns positions (n,3) in the world frame, the unit direction (3,) and step lengths (n,) in world units;
+        all of them in occupied cells, in marching order, without early termination.
+        """
+        arguments = self._camera_arguments(camera, width, height, fov_x, intrinsics, lens)
+        origin, direction, t, dt = self.ray_samples_of_pixel(*arguments, x, y)
+        positions = origin.astype(np.float64) + t[:, None].astype(np.float64) * direction.astype(np.float64)
+        return positions.astype(np.float32), direction, dt
+
+    def query(
+        self,
+        positions: ArrayLike,
+        directions: ArrayLike | None = None,
+        image: int | None = None,
+        occupancy: bool = False,
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
+        """The field at world positions (N,3).
+
+        Returns density (N,) per world unit of length; with unit directions (N,3) along the ray, (rgb, density) with
+        rgb (N,3) as the network composites it (sRGB unless nerf.training.linear_colors). Zero outside the scene
+        box, and with occupancy=True also in cells that the occupancy grid holds empty. `image` picks a per-image
+        latent; models without latents ignore it.
+        """
+        return self.query_field(positions, directions, occupancy)
+
+    def export_cameras(self, path: PathLike) -> None:
+        """Writes the training views' cameras, in the input's frame, as a transforms-style JSON file."""
+        frames = []
+        for pose, view in zip(self.cameras(), self.nerf.training.dataset.metadata, strict=True):
+            matrix = np.vstack([pose.astype(np.float64), [0, 0, 0, 1]]).tolist()
+            (width, height), (fl_x, fl_y) = view.resolution.tolist(), view.focal_length.tolist()
+            cx, cy = (view.principal_point * view.resolution).tolist()
+            frame = {"file_path": view.path, "transform_matrix": matrix, "w": width, "h": height}
+            frame |= {"fl_x": fl_x, "fl_y": fl_y, "cx": cx, "cy": cy}
+            fisheye = view.lens.mode == _core.LensMode.OpenCVFisheye
+            if fisheye or view.lens.mode == _core.LensMode.OpenCV:
+                names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2")
+                frame |= dict(zip(names, view.lens.params.tolist(), strict=False)) | {"is_fisheye": fisheye}
+            frames.append(frame)
+        Path(path).write_text(json.dumps({"frames": frames}, indent=1), encoding="utf-8")

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from pyngp.testbed import Testbed
+
 _FULL_CIRCLE = np.radians(270)  # captures that cover more than this are taken to surround the subject
+
+
+def subject_point(testbed: Testbed, cameras: NDArray, n_views: int = 12, size: int = 24) -> NDArray[np.float64] | None:
+    """Median of the surface points that the model shows in the middle of some of the cameras; None if it shows none."""
+    points = []
+    for pose in cameras[:: max(1, len(cameras) // n_views)]:
+        depth = testbed.render_channels(pose, size, size, fov_x=15.0, channels=("depth",))["depth"]
+        if np.isfinite(depth).mean() > 0.5:
+            points.append(pose[:, 3] - pose[:, 2] * np.nanmedian(depth))
+    return np.median(points, axis=0) if points else None
 
 
 def _look_at(position: NDArray, target: NDArray, up: NDArray) -> NDArray[np.float64]:
@@ -28,14 +43,16 @@ def focus_point(cameras: NDArray) -> NDArray[np.float64]:
     return np.linalg.solve(projectors.sum(0) + weight * np.eye(3), rhs + weight * prior)
 
 
-def orbit_cameras(cameras: NDArray, n: int) -> NDArray[np.float64]:
+def orbit_cameras(cameras: NDArray, n: int, center: NDArray | None = None) -> NDArray[np.float64]:
     """n poses (n,3,4), OpenGL axes, around what the given cameras (N,3,4) look at, at their median distance and height.
+
+    center: what to circle; by default the point nearest to all optical axes.
 
     A full circle where the capture surrounds the subject; otherwise a sweep there and back within the middle of the
     captured angles, since nothing is known beyond them.
     """
     cameras = np.asarray(cameras, np.float64)
-    center = focus_point(cameras)
+    center = focus_point(cameras) if center is None else np.asarray(center, np.float64)
     up = cameras[:, :, 1].mean(0)
     up /= np.linalg.norm(up) + 1e-12
     offset = cameras[:, :, 3] - center

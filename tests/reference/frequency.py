@@ -24,7 +24,8 @@ def frequency(x: ArrayLike, n_frequencies: int) -> F64:
     """(N, D*K*2): per dimension, per k: sin(2^k pi x), cos(2^k pi x), of ``x`` (N, D)."""
     x = np.asarray(x, dtype=np.float64)
     angle = np.pi * x[:, :, None] * 2.0 ** np.arange(n_frequencies)
-    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(x.shape[0], -1)
+    pairs = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    return pairs.reshape(x.shape[0], 2 * x.shape[1] * n_frequencies)
 
 
 def frequency_gradient(x: ArrayLike, n_frequencies: int, d_out: ArrayLike) -> F64:
@@ -41,7 +42,8 @@ def triangle_wave(x: ArrayLike, n_frequencies: int) -> F64:
     x = np.asarray(x, dtype=np.float64)
     k = np.arange(n_frequencies)
     v = x[:, :, None] * 2.0 ** (k - 1) + k / 4.0
-    return (4.0 * np.abs(v - np.floor(v) - 0.5) - 1.0).reshape(x.shape[0], -1)
+    wave = 4.0 * np.abs(v - np.floor(v) - 0.5) - 1.0
+    return wave.reshape(x.shape[0], x.shape[1] * n_frequencies)
 
 
 def identity(x: ArrayLike, scale: float = 1.0, offset: float = 0.0) -> F64:

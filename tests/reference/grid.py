@@ -72,7 +72,7 @@ def level_table(
     offset = 0
     for level in range(n_levels):
         scale = level_scale(level, base_resolution, log2_b)
-        resolution = int(math.ceil(scale)) + 1
+        resolution = math.ceil(scale) + 1
         vertices = resolution**n_dims
         entries = -(-min(vertices, MAX_ENTRIES) // 8) * 8
         if kind == "Hash":

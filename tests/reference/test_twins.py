@@ -451,7 +451,7 @@ LENSES = [
 @pytest.mark.parametrize("mode,params", LENSES)
 def test_lens_round_trip(mode: str, params: tuple[float, ...]) -> None:
     uv = rng(17).uniform(0, 1, size=(500, 2))
-    camera = dict(resolution=(800, 600), focal=(700.0, 710.0), centre=(0.48, 0.53))
+    camera = {"resolution": (800, 600), "focal": (700.0, 710.0), "centre": (0.48, 0.53)}
     d = lens.ray_direction(uv, mode=mode, params=params, **camera)
     point = d * rng(18).uniform(0.1, 5.0, size=(500, 1))
     assert np.allclose(lens.project(point, mode=mode, params=params, **camera), uv, atol=1e-13)

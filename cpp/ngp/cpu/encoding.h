@@ -119,11 +119,13 @@ inline void encode_grid(const EncodingPart& part, const float* table, const Posi
     }
 }
 
-// Gradient of dot(d_out, encoding) with respect to the position; adds to d_position.
+// Gradient of dot(d_out, encoding) with respect to the position; adds to d_position. Samples for which the level is finer
+// than finest_scale[s] (may be null) are left out.
 template <int F>
 void grid_position_gradient(const GridLevel& level, Interpolation mode, const float* table, const CellTile& t, int n,
-                            const float* d_out, int stride, PositionTile& d_position) {
+                            const float* d_out, int stride, const float* finest_scale, PositionTile& d_position) {
     for (int s = 0; s < n; ++s, d_out += stride) {
+        if (finest_scale && level.scale > finest_scale[s]) continue;
         const Feature<F> g = load<Feature<F>>(d_out);
         float value[8], weight[3], slope[3];
         for (int c = 0; c < 8; ++c) {
@@ -220,9 +222,10 @@ inline void encode_positions(const EncodingShape& shape, const float* params, co
             encode_grid(shape.parts[i], params + shape.parts[i].param_begin, p, n, out + shape.parts[i].out_begin, stride);
 }
 
-// Gradient of dot(d_out, encoding) with respect to the position, for all parts.
+// Gradient of dot(d_out, encoding) with respect to the position, for all parts. Grid levels but the first
+// are held constant for sample s where they have more than finest_scale[s] cells a unit (null: none are).
 inline void position_gradient(const EncodingShape& shape, const float* params, const PositionTile& p, int n,
-                              const float* d_out, int stride, PositionTile& d_position) {
+                              const float* d_out, int stride, const float* finest_scale, PositionTile& d_position) {
     memset(&d_position, 0, sizeof d_position);
     CellTile cells;
     for (int i = 0; i < shape.n_parts; ++i) {
@@ -233,7 +236,8 @@ inline void position_gradient(const EncodingShape& shape, const float* params, c
                 const float* table = params + part.param_begin + size_t(part.levels[l].offset) * part.n_features;
                 for_features(part.n_features, [&]<int F>() {
                     grid_position_gradient<F>(part.levels[l], part.interpolation, table, cells, n,
-                                              d_out + part.out_begin + l * F, stride, d_position);
+                                              d_out + part.out_begin + l * F, stride, l == 0 ? nullptr : finest_scale,
+                                              d_position);
                 });
             }
         } else {

@@ -369,16 +369,22 @@ void adam(const AdamJob& job) {
 
 // --- rendering ---------------------------------------------------------------------------------------------------
 
+// Cells of the finest grid level whose gradient normals follow, in march steps. Along a ray, compositing sees the density a
+// step apart; what finer levels do in between is noise to it, and would dominate the gradient.
+constexpr float normal_cell_steps = 2.0f;
+
 // Outward unit normals: minus the density gradient of each sample of the tile.
-void tile_normals(const NerfModelView& model, const PositionTile& p, const Activations& a, int n, NerfWorkspace& w,
-                  Vec3* normals) {
+void tile_normals(const NerfModelView& model, const PositionTile& p, const Activations& a, const float* dt, int n,
+                  NerfWorkspace& w, Vec3* normals) {
     const int enc = a.density.input_stride[0];
     for (int s = 0; s < n; ++s) w.d_output[s * 16] = 1.0f;
     mlp_backward(weights_of(model.density), a.density,
                  {w.d_output, 16, 1, nullptr, w.d_input, enc, model.position->n_out, {w.scratch[0], w.scratch[1]}}, n);
     PositionTile gradient;
-    position_gradient(*model.position, model.encoding_params, p, n, w.d_input, enc, gradient);
     const Vec3 scale = box_scale(model.box);
+    float finest[tile_size];
+    for (int s = 0; s < n; ++s) finest[s] = 1.0f / (normal_cell_steps * dt[s] * scale.x);
+    position_gradient(*model.position, model.encoding_params, p, n, w.d_input, enc, finest, gradient);
     for (int s = 0; s < n; ++s)
         normals[s] = normalize(-(Vec3{gradient.axis[0][s], gradient.axis[1][s], gradient.axis[2][s]} * scale));
 }
@@ -457,7 +463,7 @@ void trace(const TraceJob& job, NerfWorkspace& w) {
             pad_positions(tile, n);
             if (n > 0) {
                 forward_tile(model, tile, a, n, true);
-                if (job.normals) tile_normals(model, tile, a, n, w, normals);
+                if (job.normals) tile_normals(model, tile, a, dt, n, w, normals);
             }
             for (int s = 0; s < n; ++s) {
                 TraceState& ray = state[owner[s]];
@@ -545,7 +551,7 @@ void encoding_position_gradient(const EncodingShape& shape, const float* params,
     PositionTile tile, gradient;
     for (int64_t begin = 0; begin < n; begin += tile_size) {
         const int m = load_positions(in, shape.n_in, begin, n, tile);
-        position_gradient(shape, params, tile, m, d_out + begin * shape.n_out_padded, shape.n_out_padded, gradient);
+        position_gradient(shape, params, tile, m, d_out + begin * shape.n_out_padded, shape.n_out_padded, nullptr, gradient);
         for (int s = 0; s < m; ++s)
             for (int d = 0; d < shape.n_in; ++d) d_in[(begin + s) * shape.n_in + d] = gradient.axis[d][s];
     }

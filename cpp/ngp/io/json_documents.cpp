@@ -18,6 +18,69 @@ using Json = nlohmann::json;
 
 static_assert(std::endian::native == std::endian::little, "snapshots are little-endian; this needs byte swapping");
 
+// Builds a document from parser events, refusing depths at which the recursive parts of parsing and of this file would
+// run out of stack.
+class DocumentBuilder final : public nlohmann::json_sax<Json> {
+  public:
+    static constexpr size_t max_depth = 64;
+    Json root;
+    std::string error;
+
+    bool null() override { return add(nullptr); }
+    bool boolean(bool v) override { return add(v); }
+    bool number_integer(number_integer_t v) override { return add(v); }
+    bool number_unsigned(number_unsigned_t v) override { return add(v); }
+    bool number_float(number_float_t v, const string_t&) override { return add(v); }
+    bool string(string_t& v) override { return add(std::move(v)); }
+    bool binary(binary_t& v) override { return add(std::move(v)); }
+    bool start_object(size_t) override { return open(Json::object()); }
+    bool start_array(size_t) override { return open(Json::array()); }
+    bool end_object() override { return close(); }
+    bool end_array() override { return close(); }
+    bool key(string_t& v) override {
+        key_ = std::move(v);
+        return true;
+    }
+    bool parse_error(size_t, const std::string&, const nlohmann::detail::exception& e) override {
+        error = e.what();
+        return false;
+    }
+
+  private:
+    bool add(Json v) {
+        place(std::move(v));
+        return true;
+    }
+    Json* place(Json v) {
+        if (open_.empty()) return &(root = std::move(v));
+        Json& parent = *open_.back();
+        if (parent.is_array()) return &parent.emplace_back(std::move(v));
+        return &(parent[key_] = std::move(v));
+    }
+    bool open(Json v) {
+        if (open_.size() >= max_depth) {
+            error = "nested more than " + std::to_string(max_depth) + " levels deep";
+            return false;
+        }
+        open_.push_back(place(std::move(v)));
+        return true;
+    }
+    bool close() {
+        open_.pop_back();
+        return true;
+    }
+
+    std::vector<Json*> open_; // stay valid: a container is only added to while it is the last one
+    std::string key_;
+};
+
+template <typename Bytes>
+Json parse_document(const Bytes& bytes, Json::input_format_t format, const std::string& source, const char* kind) {
+    DocumentBuilder builder;
+    if (!Json::sax_parse(bytes, &builder, format, true, true)) fail(source, ": is not ", kind, ": ", builder.error);
+    return std::move(builder.root);
+}
+
 // A document node that knows where it is, so that errors can say so.
 class Node {
   public:
@@ -576,11 +639,7 @@ ExtraSettings read_extra(const Node& n) {
 }
 
 Json parse_text(const std::string& text, const std::string& source) {
-    try {
-        return Json::parse(text, nullptr, true, true);
-    } catch (const Json::exception& e) {
-        fail(source, ": is not valid JSON: ", e.what());
-    }
+    return parse_document(text, Json::input_format_t::json, source, "valid JSON");
 }
 
 Snapshot read_document(const Json& document, const std::string& path) {
@@ -730,16 +789,9 @@ void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelS
 
 Snapshot read_snapshot(const std::string& path) {
     std::vector<uint8_t> bytes = read_maybe_compressed(path);
-    Json document;
-    try {
-        if (!bytes.empty() && bytes[0] == '{')
-            document = Json::parse(bytes.begin(), bytes.end());
-        else
-            document = Json::from_msgpack(bytes);
-        bytes = {};
-    } catch (const Json::exception& e) {
-        fail(path, ": is not a snapshot (", e.what(), ")");
-    }
+    const bool text = !bytes.empty() && bytes[0] == '{';
+    const Json document = parse_document(bytes, text ? Json::input_format_t::json : Json::input_format_t::msgpack, path, "a snapshot");
+    bytes = {};
     try {
         return read_document(document, path);
     } catch (const Json::exception& e) {

@@ -17,7 +17,7 @@ from pyngp.dataset import Frame
 from pyngp.demo_scene import write_demo_scene
 from pyngp.evaluation import evaluate, evaluation_settings, render_frame
 from pyngp.images import write_animation, write_image
-from pyngp.orbit import orbit_cameras
+from pyngp.orbit import orbit_cameras, subject_point
 from pyngp.report import add_evaluation, process_seconds, training_report, write_report
 
 BLACK = (0.0, 0.0, 0.0)
@@ -33,9 +33,9 @@ def _write_views(out: Path, frame: Frame, channels: dict[str, NDArray[np.float32
 
 def _turntable(testbed: Testbed, output: Output, path: Path, like: Frame, n: int) -> None:
     assert like.intrinsics is not None
-    pictures = []
+    pictures, cameras = [], testbed.cameras()
     with output.progress("turntable", n) as update, evaluation_settings(testbed):
-        for i, pose in enumerate(orbit_cameras(testbed.cameras(), n)):
+        for i, pose in enumerate(orbit_cameras(cameras, n, subject_point(testbed, cameras))):
             frame = Frame("", "", Path(), np.vstack([pose, [0, 0, 0, 1]]), {}, "turntable")
             pictures.append(picture(render_frame(testbed, frame, like.intrinsics, ("rgb", "alpha")), BLACK))
             update(i + 1)

@@ -15,7 +15,7 @@ from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, Se
 from pyngp.dataset import Frame, Intrinsics, intrinsics_of, read_scene
 from pyngp.evaluation import render_frame
 from pyngp.images import linear_to_srgb, srgb_to_linear, write_animation, write_image
-from pyngp.orbit import orbit_cameras
+from pyngp.orbit import orbit_cameras, subject_point
 from pyngp.report import training_report
 from pyngp.testbed import CHANNELS
 
@@ -93,7 +93,8 @@ def _orbit_frames(testbed: Testbed, n: int) -> Iterator[tuple[Frame, Intrinsics]
     view = data.metadata[0]
     width, height = view.resolution.tolist()
     intrinsics = Intrinsics(width, height, tuple(view.focal_length), (0.5, 0.5), type(view.lens)())  # type: ignore[arg-type]
-    for i, pose in enumerate(orbit_cameras(testbed.cameras(), n)):
+    cameras = testbed.cameras()
+    for i, pose in enumerate(orbit_cameras(cameras, n, subject_point(testbed, cameras))):
         matrix = np.vstack([pose, [0, 0, 0, 1]])
         yield Frame(f"{i:03d}", f"{i:03d}", Path(), matrix, {}, f"orbit view {i}"), intrinsics
 

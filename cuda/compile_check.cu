@@ -1,0 +1,288 @@
+// There is no CUDA engine yet. This file keeps the code that it will share with the CPU fit for the device: it includes
+// every header of formulas/ and every header of stages/ that has bodies, and compiles a kernel for each body and for
+// each formula that no body calls. Nothing here runs; a call to a host-only function, a container or an exception in
+// shared code becomes a compile error now rather than on the day of the engine.
+#include "for_each.cuh"
+
+#include <ngp/core/view.h>
+#include <ngp/formulas/aabb.h>
+#include <ngp/formulas/activation.h>
+#include <ngp/formulas/adam_update.h>
+#include <ngp/formulas/alpha_blend.h>
+#include <ngp/formulas/color.h>
+#include <ngp/formulas/grid_index.h>
+#include <ngp/formulas/half.h>
+#include <ngp/formulas/hd.h>
+#include <ngp/formulas/lens.h>
+#include <ngp/formulas/loss_terms.h>
+#include <ngp/formulas/march.h>
+#include <ngp/formulas/morton.h>
+#include <ngp/formulas/pose.h>
+#include <ngp/formulas/rng.h>
+#include <ngp/formulas/sh_basis.h>
+#include <ngp/formulas/sobol.h>
+#include <ngp/formulas/vec.h>
+#include <ngp/stages/compositing.h>
+#include <ngp/stages/encoding.h>
+#include <ngp/stages/mlp.h>
+#include <ngp/stages/occupancy.h>
+#include <ngp/stages/rays.h>
+#include <ngp/stages/render_rays.h>
+#include <ngp/stages/scene.h>
+#include <ngp/stages/training_step.h>
+
+namespace ngp::cuda {
+
+// --- the bodies of the stages, as they are
+
+template void for_each(cudaStream_t, int64_t, const SampleTrainingRays&);
+template void for_each(cudaStream_t, int64_t, const CompositeAndLoss&);
+template void for_each(cudaStream_t, int64_t, const DrawOccupancySample&);
+template void for_each(cudaStream_t, int64_t, const DecayOccupancy&);
+template void for_each(cudaStream_t, int64_t, const OccupancyBits&);
+template void for_each(cudaStream_t, int64_t, const CoarsenOccupancy&);
+template void for_each(cudaStream_t, int64_t, const MarkVisiblePoints&);
+template void for_each(cudaStream_t, int64_t, const MarkVisibleCells&);
+
+// --- bodies around what other loops call
+
+namespace compile_check {
+
+struct MakeRenderRays {
+    MakeRenderRay make;
+    int sample;
+    View<RayMarcher> rays; // of the image, row-major
+
+    NGP_HD void operator()(int64_t i) const {
+        rays[i] = make(int(i % make.camera.width), int(i / make.camera.width), sample);
+    }
+};
+
+struct MarchRays {
+    OccupancyView grid;
+    Stepping stepping;
+    bool raise_by_dt;
+    View<RayMarcher> rays;
+    View2<float> t, dt; // samples of a ray in a row
+    View<int> count;
+
+    NGP_HD void operator()(int64_t i) const {
+        RayMarcher march = rays[i];
+        int n = 0;
+        while (n < t.cols) {
+            const float step = march.next(grid, stepping, raise_by_dt);
+            if (step == 0.0f) break;
+            t.row(i)[n] = march.t;
+            dt.row(i)[n] = step;
+            march.t += step;
+            ++n;
+        }
+        rays[i] = march;
+        count[i] = n;
+    }
+};
+
+struct SteppingCoordinates {
+    float cone_angle;
+    View<const float> t;
+    View<float> n, again;
+
+    NGP_HD void operator()(int64_t i) const {
+        const Stepping stepping = Stepping::with_cone_angle(cone_angle);
+        n[i] = stepping.n_of_t(t[i]);
+        again[i] = stepping.t_of_n(n[i]);
+    }
+};
+
+struct Occupied {
+    OccupancyView grid;
+    Aabb box;
+    View<const Vec3> positions;
+    View<uint8_t> occupied;
+    View<Vec3> relative;
+
+    NGP_HD void operator()(int64_t i) const {
+        const Aabb unit{splat3(0.0f), splat3(1.0f)};
+        const Vec3 p = positions[i];
+        occupied[i] = !box.empty() && box.intersection(unit).contains(p) && occupied_at(grid, p);
+        relative[i] = box.relative(p) - box.center();
+    }
+};
+
+// One level of the grid with one feature an entry: index, interpolation and its derivative.
+struct InterpolateLevel {
+    GridLevel level;
+    Interpolation mode;
+    View<const uint16_t> table; // halves
+    View<const Vec3> positions; // in [0,1]^3
+    View<float> value;
+    View<Vec3> gradient;
+
+    NGP_HD void operator()(int64_t i) const {
+        uint32_t cell[3];
+        float weight[3], slope[3];
+        for (int k = 0; k < 3; ++k) {
+            float fraction;
+            cell[k] = grid_cell(level.scale, positions[i][k], fraction);
+            weight[k] = interpolation_weight(mode, fraction);
+            slope[k] = interpolation_weight_derivative(mode, fraction) * level.scale;
+        }
+        float v = 0;
+        Vec3 g;
+        for (uint32_t corner = 0; corner < 8; ++corner) {
+            const uint32_t bit[3] = {corner & 1u, (corner >> 1) & 1u, corner >> 2};
+            const uint32_t entry = grid_entry(level, cell[0] + bit[0], cell[1] + bit[1], cell[2] + bit[2]);
+            const float feature = half_to_float(table[level.offset + entry]);
+            float w[3];
+            for (int k = 0; k < 3; ++k) w[k] = bit[k] ? weight[k] : 1.0f - weight[k];
+            v += w[0] * w[1] * w[2] * feature;
+            for (int k = 0; k < 3; ++k)
+                g[k] += (bit[k] ? slope[k] : -slope[k]) * w[(k + 1) % 3] * w[(k + 2) % 3] * feature;
+        }
+        value[i] = v;
+        gradient[i] = g;
+    }
+};
+
+// The parts of an encoding, as a kernel walks them: the shapes have to be readable on the device.
+struct EncodeDirections {
+    EncodingShape shape;
+    View<const Vec3> directions; // in [0,1]^3
+    View2<float> out;
+
+    NGP_HD void operator()(int64_t i) const {
+        float* row = out.row(i);
+        for (int k = 0; k < shape.n_parts; ++k) {
+            const EncodingPart& part = shape.parts[k];
+            if (part.kind == EncodingKind::SphericalHarmonics)
+                sh_basis(part.degree, directions[i] * 2.0f - splat3(1.0f), row + part.out_begin);
+            else
+                for (int j = 0; j < part.n_out; ++j) row[part.out_begin + j] = directions[i][part.in_begin + j];
+        }
+        for (int j = shape.padding_begin; j < shape.n_out_padded; ++j) row[j] = shape.padding_value;
+    }
+};
+
+// A network without vectors, tensor cores or batches: what the shape means.
+struct EvaluateMlp {
+    MlpShape shape;
+    View<const float> params; // canonical
+    View2<float> a, b;        // a: input, at least as wide as the widest layer; the output is in a or b by turns
+
+    NGP_HD void operator()(int64_t i) const {
+        const float* weights = params.data;
+        float *in = a.row(i), *out = b.row(i);
+        for (int layer = 0; layer < shape.n_layers; ++layer) {
+            const bool relu = shape.hidden_relu && layer + 1 < shape.n_layers;
+            for (int row = 0; row < shape.out(layer); ++row) {
+                float sum = 0;
+                for (int column = 0; column < shape.in(layer); ++column)
+                    sum += weights[row * shape.in(layer) + column] * in[column];
+                out[row] = relu ? max_of(sum, 0.0f) : sum;
+            }
+            weights += shape.layer_params(layer);
+            float* last = in;
+            in = out;
+            out = last;
+        }
+        if (shape.n_params() > params.size || pad16(shape.n_out) > a.cols) a.row(i)[0] = 0;
+    }
+};
+
+struct UpdateParameters {
+    AdamSettings settings;
+    float step_size, decay_k;
+    View<const float> gradient;
+    View<float> weight, m, v, average;
+    View<uint16_t> halves;
+
+    NGP_HD void operator()(int64_t i) const {
+        average[i] = ema_carry(average[i], weight[i], decay_k);
+        adam_update(settings, step_size, gradient[i], weight[i], m[i], v[i]);
+        halves[i] = float_to_half(weight[i]);
+    }
+};
+
+struct EvaluateLoss {
+    LossType type;
+    View<const float> prediction, target;
+    View<LossTerm> loss;
+
+    NGP_HD void operator()(int64_t i) const { loss[i] = loss_term(type, prediction[i], target[i]); }
+};
+
+struct Activate {
+    Activation density_activation, rgb_activation;
+    View<RawSample> samples; // in: raw; out: values
+    View<RawSample> derivatives;
+
+    NGP_HD void operator()(int64_t i) const {
+        const RawSample raw = samples[i];
+        samples[i].density = density_from_raw(density_activation, raw.density);
+        derivatives[i].density = density_derivative(density_activation, raw.density);
+        const Vec3 color = sample_color(rgb_activation, raw);
+        for (int c = 0; c < 3; ++c) {
+            samples[i].rgb[c] = color[c];
+            derivatives[i].rgb[c] = color_derivative(rgb_activation, raw.rgb[c], color[c]);
+        }
+    }
+};
+
+// Through a lens and back, from the world and back.
+struct LensRoundTrip {
+    CameraModel camera;
+    CameraMatrix pose; // OpenGL axes, world
+    WorldTransform world;
+    View<Vec2> uv;
+    View<Ray> rays; // in the world
+
+    NGP_HD void operator()(int64_t i) const {
+        const Vec3 seen = camera.ray_direction(uv[i]);
+        const CameraMatrix matrix = world.camera_to_ngp(pose);
+        const Ray ray = camera_ray(camera, matrix, uv[i]);
+        uv[i] = camera.project(seen);
+        rays[i] = {world.camera_to_world(matrix).position, world.direction_to_world(ray.direction)};
+        rays[i].origin += world.point_to_world(world.point_to_ngp(rays[i].origin)) - pose.position;
+        rays[i].direction = transpose_mul(matrix.rotation(), world.direction_to_ngp(rays[i].direction));
+    }
+};
+
+struct TonemapPixels {
+    TonemapCurve curve;
+    View<Vec3> pixels; // in: sRGB, out: sRGB
+
+    NGP_HD void operator()(int64_t i) const { pixels[i] = linear_to_srgb(tonemap(curve, srgb_to_linear(pixels[i]))); }
+};
+
+struct DrawNumbers {
+    uint64_t seed;
+    bool snap_to_centre;
+    View<Vec2> sobol, offsets;
+    View<float> random;
+
+    NGP_HD void operator()(int64_t i) const {
+        Pcg32 rng = Pcg32::seeded(seed, Pcg32::multiplier);
+        rng.advance(uint64_t(i));
+        random[i] = rng.next_float();
+        sobol[i] = sobol2(uint32_t(i), hash_combine(uint32_t(seed), morton3(1, 2, 3)));
+        offsets[i] = pixel_offset(uint32_t(i), snap_to_centre);
+    }
+};
+
+} // namespace compile_check
+
+template void for_each(cudaStream_t, int64_t, const compile_check::MakeRenderRays&);
+template void for_each(cudaStream_t, int64_t, const compile_check::MarchRays&);
+template void for_each(cudaStream_t, int64_t, const compile_check::SteppingCoordinates&);
+template void for_each(cudaStream_t, int64_t, const compile_check::Occupied&);
+template void for_each(cudaStream_t, int64_t, const compile_check::InterpolateLevel&);
+template void for_each(cudaStream_t, int64_t, const compile_check::EncodeDirections&);
+template void for_each(cudaStream_t, int64_t, const compile_check::EvaluateMlp&);
+template void for_each(cudaStream_t, int64_t, const compile_check::UpdateParameters&);
+template void for_each(cudaStream_t, int64_t, const compile_check::EvaluateLoss&);
+template void for_each(cudaStream_t, int64_t, const compile_check::Activate&);
+template void for_each(cudaStream_t, int64_t, const compile_check::LensRoundTrip&);
+template void for_each(cudaStream_t, int64_t, const compile_check::TonemapPixels&);
+template void for_each(cudaStream_t, int64_t, const compile_check::DrawNumbers&);
+
+} // namespace ngp::cuda

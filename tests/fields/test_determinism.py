@@ -1,0 +1,115 @@
+"""The same seed gives the same bytes whatever the threads and the process; training resumes exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyngp import Testbed
+from pyngp.dataset import load_images, read_scene
+from pyngp.evaluation import evaluate
+
+BATCH = 4096
+
+# scene config out [resume]: trains STEPS steps, from a snapshot if given
+TRAIN = """
+import json, sys
+from pyngp import Testbed
+scene, config, out, steps, *resume = sys.argv[1:]
+testbed = Testbed(data=scene, config=json.load(open(config)))
+if resume:
+    testbed.load_snapshot(resume[0])
+testbed.fit(int(steps), batch_size=4096)
+testbed.save_snapshot(out, include_optimizer_state=True, compress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def wide_scene(tiny) -> Path:
+    """The tiny scene in a box of two cascades: cone stepping and coarser grids take part."""
+    document = json.loads(tiny.train.read_text()) | {"aabb_scale": 2}
+    path = tiny.folder / "wide.json"
+    path.write_text(json.dumps(document))
+    yield path
+    path.unlink()
+
+
+@pytest.fixture
+def config_file(small_config, tmp_path) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(small_config))
+    return path
+
+
+@pytest.fixture
+def sixty_steps(tiny, config_file, tmp_path, python) -> Path:
+    out = tmp_path / "sixty.ingp"
+    python(TRAIN, tiny.train, config_file, out, 60, env={"PYNGP_NUM_THREADS": "1"})
+    return out
+
+
+def test_bytes_do_not_depend_on_threads_or_process(tiny, config_file, sixty_steps, tmp_path, python):
+    expected = sixty_steps.read_bytes()
+    for name, threads in (("two", "2"), ("again", "2"), ("three", "3")):
+        out = tmp_path / f"{name}.ingp"
+        python(TRAIN, tiny.train, config_file, out, 60, env={"PYNGP_NUM_THREADS": threads})
+        assert out.read_bytes() == expected, name
+
+
+def test_bytes_with_cascades(wide_scene, config_file, tmp_path, python):
+    snapshots = []
+    for threads in ("1", "2"):
+        out = tmp_path / f"{threads}.ingp"
+        python(TRAIN, wide_scene, config_file, out, 20, env={"PYNGP_NUM_THREADS": threads})
+        snapshots.append(out.read_bytes())
+    assert snapshots[0] == snapshots[1]
+
+
+def test_resuming_is_exact(tiny, config_file, sixty_steps, tmp_path, python):
+    half, whole = tmp_path / "half.ingp", tmp_path / "whole.ingp"
+    python(TRAIN, tiny.train, config_file, half, 30)
+    python(TRAIN, tiny.train, config_file, whole, 30, half)
+    assert whole.read_bytes() == sixty_steps.read_bytes()
+
+
+def test_resuming_on_the_command_line_is_exact(tiny, config_file, tmp_path, cli):
+    def train(steps: int, save: str, *more: object) -> Path:
+        path = tmp_path / save
+        options = ["--config", config_file, "--steps", steps, "--batch-size", BATCH, "--save", path]
+        code, _, err = cli("train", tiny.train, *options, "--quiet", *more)
+        assert code == 0, err
+        return path
+
+    whole = train(24, "whole.ingp")
+    half = train(12, "half.ingp")
+    assert half.read_bytes() != whole.read_bytes()
+    resumed = train(12, "resumed.ingp", "--resume", half)
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_saving_does_not_disturb_training(tiny, small_config, device, tmp_path):
+    parameters = []
+    for saves in (False, True):
+        testbed = Testbed(data=tiny.train, config=small_config, device=device)
+        for _ in range(3):
+            testbed.fit(2, batch_size=1024)
+            if saves:
+                testbed.save_snapshot(tmp_path / "now.ingp", include_optimizer_state=True)
+                testbed.render(8, 8)
+                testbed.query(np.zeros((3, 3)))
+        parameters.append(testbed.params())
+    assert np.array_equal(*parameters)
+
+
+def test_training_goes_on_from_a_compact_snapshot(trained_snapshot, tiny, device):
+    """Without optimizer state it is not exact, but nothing falls back to the start."""
+    testbed = Testbed(data=tiny.train, device=device)
+    testbed.load_snapshot(trained_snapshot)
+    frames = read_scene(tiny.test).frames
+    images = load_images(frames)
+    before = evaluate(testbed, frames, images).psnr
+    testbed.fit(40, batch_size=8192)
+    assert testbed.training_step == 340
+    assert evaluate(testbed, frames, images).psnr > before - 0.5

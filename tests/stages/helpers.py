@@ -1,0 +1,282 @@
+"""What the stage tests share: configurations, twins built from them, and rounding-error estimates.
+
+Errors follow the probabilistic model of Higham & Mary (2019), "A New Approach to Probabilistic
+Rounding Error Analysis": a dot product of K terms in float32 is off by about sqrt(K) U sum|terms|,
+with independent errors of its operands added as variances. Tests allow ``LAMBDA`` times that.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyngp._core import available_isas, base_nerf_config, stages
+from reference import frequency, grid, mlp, sh
+
+U = 2.0**-24  # unit roundoff of float32
+LAMBDA = 6.0
+ISAS = available_isas()
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Json = dict[str, Any]
+GRID_KINDS = {"HashGrid": "Hash", "Grid": "Hash", "DenseGrid": "Dense", "TiledGrid": "Tiled"}
+
+
+def network(width: int, n_hidden: int, padding: int = 16) -> Json:
+    otype = {16: "FullyFusedMLP", 8: "CutlassMLP"}[padding]
+    return {"otype": otype, "n_neurons": width, "n_hidden_layers": n_hidden, "activation": "ReLU"}
+
+
+def grid_encoding(otype: str = "HashGrid", **changes: object) -> Json:
+    """A small grid with a dense first level and, if hashed, hashed ones above it."""
+    encoding = {
+        "otype": otype,
+        "n_levels": 4,
+        "n_features_per_level": 2,
+        "log2_hashmap_size": 8,
+        "base_resolution": 5,
+        "per_level_scale": 1.6,
+    }
+    return encoding | changes
+
+
+def model_config(**sections: object) -> str:
+    """base.json with sections (``encoding``, ``network``, ...) replaced."""
+    return json.dumps(json.loads(base_nerf_config()) | copy.deepcopy(sections))
+
+
+def dot_sd(a: F64, sd_a: F64, b: F64, sd_b: F64) -> F64:
+    """Standard deviation of the float32 product of matrices (n, k) and (k, m)."""
+    own = a.shape[1] * U**2 * (np.abs(a) @ np.abs(b)) ** 2
+    return np.sqrt(sd_a**2 @ b**2 + a**2 @ sd_b**2 + own)
+
+
+def no_error(a: F64) -> F64:
+    return np.zeros_like(a)
+
+
+@dataclass
+class MlpTwin:
+    """Forward and backward pass of one batch through reference.mlp, with error estimates."""
+
+    weights: list[F64]
+    x: F64
+    sd_x: F64
+    output: F64 = field(init=False)
+    sd: list[F64] = field(init=False)  # of every layer's input, then of the output
+    inputs: list[F64] = field(init=False)
+    kink_free: NDArray[np.bool_] = field(init=False)  # rows whose ReLU masks rounding cannot flip
+
+    def __post_init__(self) -> None:
+        self.output, self.inputs = mlp.forward(self.weights, self.x)
+        self.sd = [self.sd_x]
+        self.kink_free = np.ones(len(self.x), dtype=bool)
+        for k, w in enumerate(self.weights):
+            self.sd.append(dot_sd(self.inputs[k], self.sd[k], w.T, no_error(w.T)))
+            if k + 1 < len(self.weights):
+                before = self.inputs[k] @ w.T
+                self.kink_free &= np.all(np.abs(before) > 2 * LAMBDA * self.sd[-1], axis=1)
+
+    def backward(self, d_out: F64, sd_d: F64) -> tuple[list[F64], list[F64], F64, F64]:
+        """Weight gradients, their errors, dL/dx, its error."""
+        d_weights, d_x = mlp.backward(self.weights, self.inputs, d_out)
+        sd_weights: list[F64] = []
+        d = d_out
+        for k in reversed(range(len(self.weights))):
+            sd_weights.insert(0, dot_sd(d.T, sd_d.T, self.inputs[k], self.sd[k]))
+            w = self.weights[k]
+            d, sd_d = d @ w, dot_sd(d, sd_d, w, no_error(w))
+            if k > 0:
+                mask = self.inputs[k] > 0.0
+                d, sd_d = d * mask, sd_d * mask
+        return d_weights, sd_weights, d_x, sd_d
+
+
+@dataclass(frozen=True)
+class Part:
+    """A leaf of a composite: its configuration and columns of inputs and outputs."""
+
+    config: Json
+    kind: str  # as in reference.frequency.PADDING
+    inputs: slice
+    width: int
+    levels: list[grid.GridLevel]
+    params: slice  # of the encoding's own parameters
+
+    @property
+    def n_features(self) -> int:
+        return int(self.config.get("n_features_per_level", 2))
+
+    @property
+    def interpolation(self) -> str:
+        return str(self.config.get("interpolation", "Linear"))
+
+    @property
+    def n_frequencies(self) -> int:
+        return int(self.config.get("n_frequencies", 12))
+
+
+def corner_sums(part: Part, x: F32, d: F64) -> tuple[F64, F64]:
+    """Number of terms, and sum of ``d`` (N, outputs) without weights, of every parameter."""
+    count = np.zeros((grid.total_entries(part.levels), part.n_features))
+    total = np.zeros_like(count)
+    for number, level in enumerate(part.levels):
+        cell, _ = grid.cell_and_fraction(level, x)
+        columns = slice(number * part.n_features, (number + 1) * part.n_features)
+        for corner in product((0, 1), repeat=3):
+            index = grid.entry_index(level, cell + np.array(corner, dtype=np.uint32))
+            np.add.at(count, index, 1.0)
+            np.add.at(total, index, d[:, columns])
+    return count.ravel(), total.ravel()
+
+
+def leaves(encoding: Json) -> list[Json]:
+    if encoding["otype"] != "Composite":
+        return [encoding]
+    return [leaf for nested in encoding["nested"] for leaf in leaves(nested)]
+
+
+class EncodingTwin:
+    """reference.grid, .frequency and .sh put together as a JSON encoding says.
+
+    Level scales are taken from the library, bit for bit (they decide cells); test_encoding.py
+    compares the level table itself.
+    """
+
+    def __init__(self, encoding: Json, aabb_scale: int = 1, alignment: int = 16) -> None:
+        rows = stages.encoding_levels(model_config(encoding=encoding), aabb_scale)
+        table = [grid.GridLevel(np.float32(s), r, o, e, h) for s, r, o, e, h in rows]
+        self.alignment = alignment
+        self.parts: list[Part] = []
+        begin = params = 0
+        for leaf in leaves(encoding):
+            n_in = leaf.get("n_dims_to_encode", 0) or 3 - begin
+            kind = "Grid" if leaf["otype"] in GRID_KINDS else leaf["otype"]
+            levels = table[: leaf.get("n_levels", 16)] if kind == "Grid" else []
+            table = table[len(levels) :]
+            n_params = grid.total_entries(levels) * leaf.get("n_features_per_level", 2)
+            width = {
+                "Grid": len(levels) * leaf.get("n_features_per_level", 2),
+                "Frequency": n_in * 2 * leaf.get("n_frequencies", 12),
+                "SphericalHarmonics": leaf.get("degree", 4) ** 2,
+                "Identity": n_in,
+            }[kind]
+            own = slice(params, params + n_params)
+            self.parts.append(Part(leaf, kind, slice(begin, begin + n_in), width, levels, own))
+            begin, params = begin + n_in, params + n_params
+        self.n_params = params
+        self.n_out = sum(part.width for part in self.parts)
+        self.width = frequency.padded_width(self.n_out, alignment)
+        padded_before = frequency.PADDING[self.parts[-1].kind][1]
+        last = np.arange(self.n_out) >= self.n_out - self.parts[-1].width
+        # column of each output among the padded ones
+        self.columns = np.arange(self.n_out) + padded_before * last * (self.width - self.n_out)
+
+    def _values(self, part: Part, params: F64, x: F32) -> tuple[F64, float | F64]:
+        """Outputs of a part and a bound of their rounding errors."""
+        own = x[:, part.inputs]
+        if part.kind == "Grid":
+            table = params[part.params].reshape(-1, part.n_features)
+            # 8 corners; weights of 3 factors with up to 4 roundings each, products, 7 sums
+            bound = 32 * U * float(np.abs(table).max(initial=0.0))
+            return grid.encode(part.levels, table, own, part.interpolation), bound
+        if part.kind == "Frequency":
+            value = frequency.frequency(own, part.n_frequencies)
+            angle = np.pi * 2.0 ** np.arange(part.n_frequencies) * np.abs(own)[:, :, None]
+            bound = 3 * U * np.repeat(angle, 2, axis=2).reshape(value.shape) + 2 * U
+            return value, bound
+        if part.kind == "SphericalHarmonics":
+            return sh.sh4(2.0 * own.astype(np.float64) - 1.0)[:, : part.width], 16 * U
+        return frequency.identity(own), 0.0
+
+    def encode(self, params: F64, x: F32) -> tuple[F64, F64]:
+        """(N, padded width) outputs of unit positions, and bounds of their errors."""
+        values = [self._values(part, params, x) for part in self.parts]
+        pairs = [(part.kind, value) for part, (value, _) in zip(self.parts, values, strict=True)]
+        bound = np.zeros((len(x), self.width))  # padding is exact
+        bound[:, self.columns] = np.concatenate(
+            [np.broadcast_to(error, value.shape) for value, error in values], axis=1
+        )
+        return frequency.composite(pairs, self.alignment), bound
+
+    def params_gradient(self, x: F32, d_out: F64, sd_d: F64) -> tuple[F64, F64]:
+        """dL/dparams (n_params,) and its error, from dL/d(unpadded outputs)."""
+        gradient, variance = np.zeros(self.n_params), np.zeros(self.n_params)
+        column = 0
+        for part in self.parts:
+            columns = slice(column, column + part.width)
+            column += part.width
+            if part.kind != "Grid":
+                continue
+            args = (part.levels, part.n_features, x[:, part.inputs])
+            d = d_out[:, columns]
+            gradient[part.params] = grid.params_gradient(*args, d, part.interpolation).ravel()
+            size = grid.params_gradient(*args, np.abs(d), part.interpolation).ravel()
+            operand = grid.params_gradient(*args, sd_d[:, columns] ** 2, part.interpolation).ravel()
+            # a sum of `count` terms, each with 16 roundings of its weight and product; Smoothstep's
+            # weights have an absolute error besides, as 1 - w cancels
+            count, total = corner_sums(part, args[2], np.abs(d))
+            slack = 8 * U * total * (part.interpolation == "Smoothstep")
+            variance[part.params] = ((np.sqrt(count) + 16) * U * size + slack) ** 2 + operand
+        return gradient, np.sqrt(variance)
+
+    def position_gradient(self, params: F64, x: F32, d_out: F64) -> tuple[F64, F64]:
+        """dL/dx (N, 3) from dL/d(unpadded outputs), and a bound of its error."""
+        gradient, bound = np.zeros(x.shape), np.zeros(x.shape)
+        column = 0
+        for part in self.parts:
+            d, own = d_out[:, column : column + part.width], x[:, part.inputs]
+            column += part.width
+            if part.kind == "Grid":
+                table = params[part.params].reshape(-1, part.n_features)
+                gradient[:, part.inputs] = grid.position_gradient(
+                    part.levels, table, own, d, part.interpolation
+                )
+                scale = np.repeat([float(level.scale) for level in part.levels], part.n_features)
+                # slope 1.5 S at most, of 4 differences of 2 values, with some 30 roundings
+                size = 1.5 * (np.abs(d) @ scale)[:, None] * 2 * np.abs(table).max()
+                bound[:, part.inputs] = 30 * U * size
+            elif part.kind == "Frequency":
+                gradient[:, part.inputs] = frequency.frequency_gradient(own, part.n_frequencies, d)
+                slope = np.pi * 2.0 ** np.arange(part.n_frequencies)
+                sizes = np.abs(d).reshape(*own.shape, part.n_frequencies, 2).sum(axis=3) * slope
+                terms = sizes * (3 * U * slope * np.abs(own)[:, :, None] + 16 * U)
+                bound[:, part.inputs] = terms.sum(axis=2)
+            elif part.kind == "SphericalHarmonics":
+                jacobian = 2.0 * sh.sh4_jacobian(2.0 * own.astype(np.float64) - 1.0)
+                gradient[:, part.inputs] = np.einsum("nk,nkd->nd", d, jacobian[:, : part.width])
+                bound[:, part.inputs] = 64 * U * np.abs(d).sum(axis=1, keepdims=True)
+            else:
+                gradient[:, part.inputs] = d
+        return gradient, bound
+
+
+def concatenated(blocks: Sequence[F64]) -> F64:
+    return np.concatenate([block.ravel() for block in blocks])
+
+
+def unit_directions(n: int, seed: int) -> F32:
+    d = np.random.default_rng(seed).normal(size=(n, 3))
+    return (d / np.linalg.norm(d, axis=1, keepdims=True)).astype(np.float32)
+
+
+def assert_within(got: NDArray[Any], wanted: F64, bound: F64 | float, what: str = "") -> None:
+    """|got - wanted| <= bound everywhere; names the worst element."""
+    assert got.shape == wanted.shape, what
+    excess = np.abs(np.asarray(got, dtype=np.float64) - wanted) - bound
+    if excess.size and not np.all(excess <= 0.0):
+        worst = np.unravel_index(
+            np.nanargmax(np.where(np.isnan(excess), np.inf, excess)), got.shape
+        )
+        limit = np.broadcast_to(bound, got.shape)[worst]
+        count = int(np.count_nonzero(~(excess <= 0.0)))
+        raise AssertionError(
+            f"{what}: {count} of {got.size} beyond the bound; at {worst}: got {got[worst]}, "
+            f"wanted {wanted[worst]}, bound {limit}"
+        )

@@ -1,0 +1,196 @@
+"""Input encodings against the twins: level tables, outputs, position gradients."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+from pyngp._core import stages
+from reference import grid
+from stages.helpers import (
+    GRID_KINDS,
+    ISAS,
+    EncodingTwin,
+    Json,
+    assert_within,
+    grid_encoding,
+    model_config,
+    network,
+)
+
+SIZES = [0, 1, 63, 64, 65, 200]
+# D.4: total entries of base.json by aabb_scale
+TOTALS = {1: 2920448, 2: 3165232, 4: 3213824, 8: 3235008, 16: 3260416, 32: 3298704, 64: 3344936}
+TOTALS[128] = 3411968
+
+
+def positions(n: int, seed: int = 0) -> np.ndarray:
+    """Unit positions that include exactly 0, exactly 1, and cell borders."""
+    x = np.random.default_rng(seed).uniform(size=(n, 3)).astype(np.float32)
+    special = [[0, 0, 0], [1, 1, 1], [0, 1, 0.5], [1 - 2**-24, 2**-24, 0.125]]
+    n_special = max(0, min(n - 1, len(special)))
+    x[1 : 1 + n_special] = np.array(special)[:n_special]
+    return x
+
+
+def twin_table(encoding: Json, aabb_scale: int) -> list[grid.GridLevel]:
+    n_levels, base = encoding.get("n_levels", 16), encoding["base_resolution"]
+    growth = encoding.get("per_level_scale", 0.0)
+    if growth <= 0.0:
+        growth = grid.default_per_level_scale(2048, base, n_levels, aabb_scale)
+    log2_size = encoding.get("log2_hashmap_size", 19)
+    return grid.level_table(n_levels, base, growth, log2_size, kind=GRID_KINDS[encoding["otype"]])
+
+
+def check_table(encoding: Json, aabb_scale: int = 1) -> None:
+    rows = stages.encoding_levels(model_config(encoding=encoding), aabb_scale)
+    wanted = twin_table(encoding, aabb_scale)
+    assert len(rows) == len(wanted)
+    for (scale, resolution, offset, entries, hashed), level in zip(rows, wanted, strict=True):
+        # the twin rounds exp2, log2, exp and log correctly, a C library may err by one unit
+        assert scale == pytest.approx(float(level.scale), rel=3e-7, abs=0)
+        assert (resolution, offset, entries) == (level.resolution, level.offset, level.entries)
+        assert bool(hashed) == level.hashed
+
+
+@pytest.mark.parametrize("aabb_scale", TOTALS)
+def test_base_levels(aabb_scale: int) -> None:
+    """Totals of D.4 for base.json, and its resolutions at scales 1 and 4."""
+    encoding = json.loads(model_config())["encoding"]
+    check_table(encoding, aabb_scale)
+    rows = stages.encoding_levels(model_config(), aabb_scale)
+    assert rows[-1][2] + rows[-1][3] == TOTALS[aabb_scale]
+    if aabb_scale == 4:
+        assert [row[1] for row in rows] == [16, 40, 96, 232, 566, 1379, 3361, 8193]
+
+
+@pytest.mark.parametrize("otype", ["HashGrid", "Grid", "DenseGrid", "TiledGrid"])
+@pytest.mark.parametrize("n_levels,base,growth,log2_size", [
+    (1, 16, 0.0, 14), (5, 16, 0.0, 12), (16, 16, 0.0, 19), (8, 3, 1.5, 8), (6, 5, 1.0, 5),
+    (4, 1, 2.0, 3), (12, 16, 1.38, 15), (3, 64, 1.3, 24),
+])  # fmt: skip
+def test_levels(otype: str, n_levels: int, base: int, growth: float, log2_size: int) -> None:
+    encoding = grid_encoding(
+        otype,
+        n_levels=n_levels,
+        base_resolution=base,
+        per_level_scale=growth,
+        log2_hashmap_size=log2_size,
+    )
+    if otype == "DenseGrid" and growth == 0.0 and n_levels > 1:
+        encoding["per_level_scale"] = 1.2  # 2048^3 entries do not fit
+    check_table(encoding)
+    check_table(encoding, 4)
+
+
+def test_default_base_resolution() -> None:
+    """Without base_resolution: 2^(log2T / 3)."""
+    encoding = grid_encoding(log2_hashmap_size=13)
+    del encoding["base_resolution"]
+    rows = stages.encoding_levels(model_config(encoding=encoding))
+    assert rows[0][1] == 16
+
+
+def check_encoding(encoding: Json, isa: str, padding: int = 16, sizes: list[int] = SIZES) -> None:
+    config = model_config(encoding=encoding, network=network(16, 1, padding))
+    twin = EncodingTwin(encoding, alignment=padding)
+    r = np.random.default_rng(1)
+    params = r.uniform(-1, 1, size=twin.n_params).astype(np.float32)
+    for n in sizes:
+        x = positions(n)
+        got = stages.encode(config, 1, params, x, isa)
+        assert_within(got, *twin.encode(params.astype(np.float64), x), f"outputs, n={n}")
+        d_out = r.normal(size=(n, twin.width)).astype(np.float32)
+        d_in = stages.encoding_position_gradient(config, 1, params, x, d_out, isa)
+        used = d_out[:, twin.columns].astype(np.float64)
+        wanted = twin.position_gradient(params.astype(np.float64), x, used)
+        assert_within(d_in, *wanted, f"position gradient, n={n}")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n_features", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "otype,interpolation",
+    list(product(["HashGrid", "DenseGrid", "TiledGrid"], ["Linear", "Smoothstep"])),
+)
+def test_grid(otype: str, interpolation: str, n_features: int, isa: str) -> None:
+    """Outputs and position gradients at odd sizes, at 0 and at 1."""
+    changes = {"interpolation": interpolation, "n_features_per_level": n_features}
+    check_encoding(grid_encoding(otype, **changes), isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_levels": 1, "n_features_per_level": 1},  # 15 columns of padding
+        {"n_levels": 3, "n_features_per_level": 8, "base_resolution": 16, "per_level_scale": 2.0},
+        {"n_levels": 5, "base_resolution": 1, "per_level_scale": 2.0},
+        {
+            "n_levels": 16,
+            "per_level_scale": 1.9,
+            "log2_hashmap_size": 12,
+        },  # to resolution 5 * 1.9^15
+    ],
+)
+@pytest.mark.parametrize("padding", [8, 16])
+def test_grid_shapes(changes: Json, padding: int, isa: str) -> None:
+    check_encoding(grid_encoding(**changes), isa, padding, [65])
+
+
+IDENTITY, FREQUENCY = {"otype": "Identity"}, {"otype": "Frequency", "n_frequencies": 5}
+COMPOSITES = {
+    "identity": IDENTITY,
+    "frequency": FREQUENCY,
+    "frequency 12": {"otype": "Frequency"},
+    "grid in a composite": {"otype": "Composite", "nested": [grid_encoding(n_dims_to_encode=3)]},
+    "identity, frequency": {
+        "otype": "Composite",
+        "nested": [IDENTITY | {"n_dims_to_encode": 1}, FREQUENCY],
+    },
+    "frequency, identity": {
+        "otype": "Composite",
+        "nested": [FREQUENCY | {"n_dims_to_encode": 2}, IDENTITY],
+    },
+    "nested": {
+        "otype": "Composite",
+        "nested": [
+            {"otype": "Composite", "nested": [FREQUENCY | {"n_dims_to_encode": 1}]},
+            {"otype": "Composite", "nested": [IDENTITY | {"n_dims_to_encode": 1}, FREQUENCY]},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("padding", [8, 16])
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_composite(name: str, padding: int, isa: str) -> None:
+    """Order of parts, and padding with the last part's value."""
+    check_encoding(COMPOSITES[name], isa, padding, [0, 1, 65])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+@pytest.mark.parametrize("padding", [8, 16])
+def test_spherical_harmonics_of_positions(degree: int, padding: int, isa: str) -> None:
+    """Padding of ones stands before the coefficients."""
+    check_encoding({"otype": "SphericalHarmonics", "degree": degree}, isa, padding, [0, 1, 65])
+
+
+def test_encoding_responds_to_every_parameter() -> None:
+    """The comparison can fail: an entry changed by 1e-4 shows wherever it is read."""
+    encoding = grid_encoding()
+    twin = EncodingTwin(encoding)
+    config, x = model_config(encoding=encoding), positions(200)
+    params = np.random.default_rng(1).uniform(-1, 1, size=twin.n_params).astype(np.float32)
+    touched = twin.params_gradient(x, np.ones((200, twin.n_out)), np.zeros((200, twin.n_out)))[0]
+    read = int(np.argmax(touched))
+    changed = params.copy()
+    changed[read] += 1e-4
+    wanted, bound = twin.encode(params.astype(np.float64), x)
+    assert_within(stages.encode(config, 1, params, x), wanted, bound)
+    with pytest.raises(AssertionError, match="beyond the bound"):
+        assert_within(stages.encode(config, 1, changed, x), wanted, bound)

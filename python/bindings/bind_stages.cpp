@@ -199,7 +199,7 @@ class ModelBench {
                                  part.levels[l].entries);
         });
     }
-    void optimize() { optimizer_.step(kernels_, params_.data(), gradient_.data(), 1.0f, optimizer_.steps()); }
+    void optimize() { optimizer_.step(kernels_, params_.data(), gradient_.data(), 1.0f, optimizer_.steps(), {}); }
 
     py::array_t<float> gradient() const { return py::array_t<float>(py::ssize_t(gradient_.size()), gradient_.data()); }
     py::array_t<float> params() const { return py::array_t<float>(py::ssize_t(params_.size()), params_.data()); }

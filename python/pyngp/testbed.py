@@ -193,6 +193,8 @@ class Testbed(_core.Testbed):
         intrinsics: ArrayLike | None,
         lens: _core.Lens | None,
     ) -> tuple[Any, ...]:
+        if width < 1 or height < 1:
+            raise ValueError(f"a picture of {width}x{height} pixels can't be rendered")
         if intrinsics is not None:
             fl_x, fl_y, cx, cy = (float(v) for v in np.asarray(intrinsics, np.float64).reshape(4))
         elif fov_x is not None:

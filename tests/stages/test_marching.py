@@ -184,6 +184,26 @@ def test_against_the_twin_marcher(cone: float, training: bool) -> None:
     assert n > 200 and different <= 0.004 * n  # as above
 
 
+def test_cascade_rule() -> None:
+    """Cascade 0 empty, cascade 1 full, an axis through both: training samples the centre from 256 dt
+    >= 1 on, t >= 1 here; rendering leaves it out."""
+    values = np.zeros((2, occupancy.N_CELLS), np.float32)
+    values[1] = 1.0
+    values[0, 0] = 1.0  # a mean above 0, in a corner that the ray does not meet
+    ray = Ray(np.float32([-0.49, 0.503, 0.506]), np.float32([1, 0, 0]), 1e-3, 1.98)
+    for training in (False, True):
+        args = (values, ray.origin, ray.direction, CONE, ray.start, ray.end, training)
+        t = stages.march(*args)[0].astype(np.float64)
+        gap = int(np.argmax(np.diff(t)))
+        assert t[0] == np.float32(ray.start) and 0.49 - CONE < t[gap] < 0.49
+        # in training 1.0, and what is left of a block of 4 cells and a step
+        again = (1.0, 1.0 + 4 / 128 + CONE) if training else (1.49, 1.49 * (1 + CONE))
+        assert again[0] <= t[gap + 1] <= again[1]
+        steps = np.diff(march.to_stepping(t, CONE))
+        steps = np.delete(steps, gap)
+        assert np.all(np.abs(steps - 1) < 1e-3) and t[-1] > 1.98 / (1 + 1.01 * CONE)
+
+
 @pytest.mark.parametrize("cone", [0.0, CONE])
 def test_full_and_empty_grids(cone: float) -> None:
     """Every step of the ray, and none."""

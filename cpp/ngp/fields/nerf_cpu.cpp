@@ -217,9 +217,8 @@ class CpuNerfEngine final : public NerfEngine {
     void optimize(const StepPlan&) {
         Stopwatch watch(times_.optimizer);
         const float scale = 1.0f / float(std::max<int64_t>(1, result_.rays));
-        if (!options_.train_network) std::fill_n(gradient_.begin(), shape_.encoding_begin(), 0.0f);
-        if (!options_.train_encoding) std::fill(gradient_.begin() + shape_.encoding_begin(), gradient_.end(), 0.0f);
-        optimizer_.step(kernels_, params_.data(), gradient_.data(), scale, state_.step);
+        optimizer_.step(kernels_, params_.data(), gradient_.data(), scale, state_.step,
+                        {options_.train_network, options_.train_encoding});
     }
 
     StepResult result() const { return result_; }

@@ -150,8 +150,12 @@ struct RayMarcher {
             if (!cell.inside) return 0.0f;
             uint32_t m = morton3(uint32_t(cell.x), uint32_t(cell.y), uint32_t(cell.z));
             uint64_t block = grid.block(cascade, m);
-            if ((block >> (m & 63u)) & 1u) return dt;
-            t = stepping.advance_to(t, block_exit(origin, inverse_direction, cell, cascade, block == 0 ? 4 : 1));
+            // So far away that a step vanishes in t's rounding, marching would never end: nothing can be resolved there.
+            if ((block >> (m & 63u)) & 1u) return t + dt > t ? dt : 0.0f;
+            const float after =
+                stepping.advance_to(t, block_exit(origin, inverse_direction, cell, cascade, block == 0 ? 4 : 1));
+            if (!(after > t)) return 0.0f;
+            t = after;
         }
         return 0.0f;
     }

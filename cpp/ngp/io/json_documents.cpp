@@ -501,8 +501,8 @@ OptimizerArrays spread_state(const NerfOptimizer::State& s, const NerfModelShape
     std::copy(s.matrix_m.begin(), s.matrix_m.end(), a.m.begin());
     std::copy(s.matrix_v.begin(), s.matrix_v.end(), a.v.begin());
     std::copy(s.matrix_average.begin(), s.matrix_average.end(), a.average.begin());
-    std::fill_n(a.steps.begin(), s.matrix_m.size(), s.steps);
-    std::fill_n(a.average_steps.begin(), s.matrix_m.size(), s.steps);
+    std::fill_n(a.steps.begin(), s.matrix_m.size(), s.matrix_steps);
+    std::fill_n(a.average_steps.begin(), s.matrix_m.size(), s.matrix_steps);
     for_each_grid(shape, [&](size_t param, size_t n, int F, size_t records) {
         for (size_t e = 0; e < n; ++e) {
             const float* r = s.entries.data() + records + e * size_t(optimizer_record(F));
@@ -518,7 +518,8 @@ OptimizerArrays spread_state(const NerfOptimizer::State& s, const NerfModelShape
 NerfOptimizer::State gather_state(const OptimizerArrays& a, uint32_t steps, const NerfModelShape& shape) {
     NerfOptimizer::State s;
     const size_t n_matrix = shape.encoding_begin();
-    s.steps = steps;
+    s.matrix_steps = n_matrix > 0 ? a.steps[0] : 0;
+    s.encoding_steps = steps;
     s.matrix_m.assign(a.m.begin(), a.m.begin() + n_matrix);
     s.matrix_v.assign(a.v.begin(), a.v.begin() + n_matrix);
     s.matrix_average.assign(a.average.begin(), a.average.begin() + n_matrix);
@@ -555,7 +556,7 @@ Json write_train_state(const NerfTrainState& s, const OptimizerArrays& a, const 
             {"average_binary", binary(a.average)},
             {"average_steps_binary", binary(a.average_steps)},
             {"density_grid_binary", binary(grid)},
-            {"optimizer_steps", s.optimizer.steps},
+            {"optimizer_steps", s.optimizer.encoding_steps},
             {"rays_per_batch", s.rays_per_batch},
             {"rays_of_last_batch", s.rays_of_last_batch},
             {"occupancy_updates", s.occupancy_updates},
@@ -603,7 +604,7 @@ void read_train_state(const Node& snapshot, const NerfModelShape& shape, Snapsho
         const double debias = 1.0 - std::pow(double(config.optimizer.ema_decay), double(steps));
         for (size_t i = 0; i < n; ++i) a.average[i] = float(s.params[i] * debias);
     }
-    for (size_t i = 0; i < n; ++i)
+    for (size_t i = shape.encoding_begin(); i < n; ++i)
         if (a.average_steps[i] > steps) fail(snapshot.where(), ".pyngp: average_steps_binary holds a step beyond the last one");
     t.optimizer = gather_state(a, steps, shape);
     s.has_train_state = true;
@@ -772,7 +773,7 @@ void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelS
     if (s.has_train_state) {
         const OptimizerArrays a = spread_state(s.train_state.optimizer, shape);
         const AdamSettings settings = parse_network_config(s.config_json, "config").optimizer;
-        const Json adam{{"current_step", s.train_state.optimizer.steps},
+        const Json adam{{"current_step", s.train_state.optimizer.encoding_steps},
                         {"base_learning_rate", settings.learning_rate},
                         {"first_moments_binary", binary(a.m)},
                         {"second_moments_binary", binary(a.v)},

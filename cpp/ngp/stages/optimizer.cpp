@@ -36,7 +36,7 @@ void NerfOptimizer::reset(const AdamSettings& settings, size_t n_matrix, const E
     settings_ = settings;
     n_matrix_ = n_matrix;
     matrix_.reset(n_matrix);
-    steps_ = 0;
+    matrix_steps_ = encoding_steps_ = 0;
     grids_.clear();
     size_t state_begin = 0;
     for (int i = 0; i < encoding.n_parts; ++i) {
@@ -58,24 +58,30 @@ void NerfOptimizer::fill_tables(float learning_rate) {
 }
 
 void NerfOptimizer::step(const NerfKernels& kernels, float* params, float* gradient, float gradient_scale,
-                         uint32_t training_step) {
+                         uint32_t training_step, Trained trained) {
     const float learning_rate = decayed_learning_rate(settings_, training_step);
     fill_tables(learning_rate);
-    ++steps_;
-
-    const float step_size = float(bias_corrected(settings_, learning_rate, steps_));
-    for (size_t i = 0; i < n_matrix_; ++i) {
-        const float g = gradient[i] * gradient_scale + settings_.l2_reg * params[i];
-        adam_update(settings_, step_size, g, params[i], matrix_.m[i], matrix_.v[i]);
-        if (settings_.ema_decay > 0.0f) matrix_.average[i] = ema_carry(matrix_.average[i], params[i], settings_.ema_decay);
-        gradient[i] = 0.0f;
+    if (trained.matrices) {
+        const float step_size = float(bias_corrected(settings_, learning_rate, ++matrix_steps_));
+        for (size_t i = 0; i < n_matrix_; ++i) {
+            const float g = gradient[i] * gradient_scale + settings_.l2_reg * params[i];
+            adam_update(settings_, step_size, g, params[i], matrix_.m[i], matrix_.v[i]);
+            if (settings_.ema_decay > 0.0f)
+                matrix_.average[i] = ema_carry(matrix_.average[i], params[i], settings_.ema_decay);
+        }
     }
+    std::fill_n(gradient, n_matrix_, 0.0f);
+    if (!trained.encoding) {
+        for (const GridSegment& g : grids_) std::fill_n(gradient + g.param_begin, g.n_entries * g.n_features, 0.0f);
+        return;
+    }
+    ++encoding_steps_;
 
     AdamJob job;
     job.settings = settings_;
     job.tables = {step_size_.data(), int(step_size_.size()), ema_power_.data(), int(ema_power_.size())};
     job.gradient_scale = gradient_scale;
-    job.step = steps_;
+    job.step = encoding_steps_;
     for (const GridSegment& g : grids_)
         parallel_for_range(g.n_entries, entries_per_task, [&](int64_t begin, int64_t end, int) {
             AdamJob part = job;
@@ -89,14 +95,15 @@ void NerfOptimizer::step(const NerfKernels& kernels, float* params, float* gradi
 }
 
 void NerfOptimizer::averaged(const float* params, float* out) const {
-    if (settings_.ema_decay <= 0.0f || steps_ == 0) {
-        size_t n = n_matrix_;
-        for (const GridSegment& g : grids_) n = std::max(n, g.param_begin + size_t(g.n_entries) * g.n_features);
-        std::copy(params, params + n, out);
-        return;
+    const bool ema = settings_.ema_decay > 0.0f;
+    auto debias_of = [&](uint32_t steps) { return float(1.0 / (1.0 - std::pow(double(settings_.ema_decay), double(steps)))); };
+    if (!ema || matrix_steps_ == 0) {
+        std::copy(params, params + n_matrix_, out);
+    } else {
+        const float debias = debias_of(matrix_steps_);
+        for (size_t i = 0; i < n_matrix_; ++i) out[i] = matrix_.average[i] * debias;
     }
-    const float debias = float(1.0 / (1.0 - std::pow(double(settings_.ema_decay), double(steps_))));
-    for (size_t i = 0; i < n_matrix_; ++i) out[i] = matrix_.average[i] * debias;
+    const float debias = ema && encoding_steps_ > 0 ? debias_of(encoding_steps_) : 1.0f;
     for (const GridSegment& g : grids_)
         parallel_for_range(g.n_entries, entries_per_task, [&](int64_t begin, int64_t end, int) {
             const int F = g.n_features, record = optimizer_record(F);
@@ -105,18 +112,18 @@ void NerfOptimizer::averaged(const float* params, float* out) const {
                 const float* w = params + g.param_begin + e * F;
                 float* to = out + g.param_begin + e * F;
                 const uint32_t averaged = float_to_bits(state[3 * F + 1]);
-                if (averaged == 0) { // never touched: the average of a constant
+                if (!ema || averaged == 0) { // no average, or that of a constant
                     std::copy(w, w + F, to);
                     continue;
                 }
-                const float power = ema_power_[std::min(size_t(steps_ - averaged), ema_power_.size() - 1)];
+                const float power = ema_power_[std::min(size_t(encoding_steps_ - averaged), ema_power_.size() - 1)];
                 for (int f = 0; f < F; ++f) to[f] = ema_carry(state[2 * F + f], w[f], power) * debias;
             }
         });
 }
 
 NerfOptimizer::State NerfOptimizer::state() const {
-    return {steps_, matrix_.m, matrix_.v, matrix_.average, {entries_.begin(), entries_.end()}};
+    return {matrix_steps_, encoding_steps_, matrix_.m, matrix_.v, matrix_.average, {entries_.begin(), entries_.end()}};
 }
 
 void NerfOptimizer::set_state(const State& s) {
@@ -124,7 +131,8 @@ void NerfOptimizer::set_state(const State& s) {
         s.entries.size() != entries_.size())
         fail("the optimizer state has ", s.matrix_m.size(), " matrix weights and ", s.entries.size(),
              " grid values, but the network needs ", n_matrix_, " and ", entries_.size());
-    steps_ = s.steps;
+    matrix_steps_ = s.matrix_steps;
+    encoding_steps_ = s.encoding_steps;
     matrix_.m = s.matrix_m;
     matrix_.v = s.matrix_v;
     matrix_.average = s.matrix_average;

@@ -24,17 +24,21 @@ class NerfOptimizer {
     void reset(const AdamSettings& settings, size_t n_matrix, const EncodingShape& encoding);
 
     // One step over all parameters; gradients are those of the loss summed over rays, scaled by `gradient_scale`, and
-    // are zeroed. `params`: matrices, then the encoding's.
-    void step(const NerfKernels& kernels, float* params, float* gradient, float gradient_scale, uint32_t training_step);
+    // are zeroed. `params`: matrices, then the encoding's. What is not trained keeps its bytes, averages included.
+    struct Trained {
+        bool matrices = true, encoding = true;
+    };
+    void step(const NerfKernels& kernels, float* params, float* gradient, float gradient_scale, uint32_t training_step,
+              Trained trained);
 
     // Averaged weights, or the weights themselves where no average is kept.
     void averaged(const float* params, float* out) const;
 
-    uint32_t steps() const { return steps_; }
+    uint32_t steps() const { return encoding_steps_; }
 
-    // Exact state, for snapshots: steps, then the arrays.
+    // Exact state, for snapshots: steps in which each kind was trained, then the arrays.
     struct State {
-        uint32_t steps = 0;
+        uint32_t matrix_steps = 0, encoding_steps = 0;
         std::vector<float> matrix_m, matrix_v, matrix_average;
         std::vector<float> entries; // records of optimizer_record(features) floats
     };
@@ -56,7 +60,7 @@ class NerfOptimizer {
     std::vector<GridSegment> grids_;
     AlignedVector<float> entries_;
     std::vector<float> step_size_, ema_power_;
-    uint32_t steps_ = 0;
+    uint32_t matrix_steps_ = 0, encoding_steps_ = 0;
 };
 
 } // namespace ngp

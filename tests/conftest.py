@@ -16,7 +16,7 @@ from pyngp.cli.main import main
 
 DATA = Path(os.environ.get("PYNGP_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 DEVICES = ["cpu", *(["cuda"] if _core.has_cuda else [])]
-TRAINED_STEPS, TRAINED_BATCH = 300, 8192
+TRAINED_STEPS, TRAINED_BATCH = 300, 16384
 
 # Trains in a few milliseconds a step.
 SMALL_CONFIG: dict[str, Any] = {

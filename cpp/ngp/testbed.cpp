@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t batch_granularity = 256;
 constexpr int64_t cpu_batch_size = 1 << 15; // best PSNR over time on two cores (docs/performance.md)
-constexpr float least_alpha = 1e-3f; // below it, depth and normals mean nothing
+constexpr float least_alpha = 1e-3f;        // below it, depth and normals mean nothing
 
 float degrees(float radians) { return radians * 57.29577951308232f; }
 float radians(float degrees) { return degrees * 0.017453292519943295f; }
@@ -25,7 +25,8 @@ Aabb scene_box(int aabb_scale) {
 
 std::string resolve_device(const std::string& device) {
     if (device == "auto" || device == "cpu") return "cpu";
-    if (device.rfind("cuda", 0) == 0) fail("device '", device, "': this build has no CUDA engine; use device=\"cpu\" or \"auto\"");
+    if (device.rfind("cuda", 0) == 0)
+        fail("device '", device, "': this build has no CUDA engine; use device=\"cpu\" or \"auto\"");
     fail("device '", device, "' is not known; use \"auto\" or \"cpu\"");
 }
 
@@ -44,7 +45,8 @@ CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& pat
 void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_to_world, const CameraModel& camera,
                            const ImageView& image, std::shared_ptr<const void> owner) {
     if (camera.width < 1 || camera.height < 1 || image.width != camera.width || image.height != camera.height)
-        fail(path, ": the image is ", image.width, "x", image.height, ", its camera ", camera.width, "x", camera.height);
+        fail(path, ": the image is ", image.width, "x", image.height, ", its camera ", camera.width, "x",
+             camera.height);
     if (!(camera.focal.x > 0 && camera.focal.y > 0))
         fail(path, ": the focal length is (", camera.focal.x, ", ", camera.focal.y, ") pixels; it must be positive");
     ViewRecord v;
@@ -268,7 +270,8 @@ std::vector<float> Testbed::render(int width, int height, int spp, bool linear, 
     return rgba;
 }
 
-ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, const CameraModel& model, bool normals, int spp) {
+ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, const CameraModel& model, bool normals,
+                                       int spp) {
     Lock lock(mutex_);
     check_render_size(model.width, model.height, spp);
     if (!(model.focal.x > 0 && model.focal.y > 0)) fail("the focal length must be positive");
@@ -307,8 +310,14 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     check_render_size(model.width, model.height, 1);
     ensure_network();
     const FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), 1);
-    const MakeRenderRay make{r.camera,        r.pose,          aabb, r.crop, r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
-                             r.near_distance, r.snap_to_pixel_centers};
+    const MakeRenderRay make{r.camera,
+                             r.pose,
+                             aabb,
+                             r.crop,
+                             r.crop_to_local,
+                             Stepping::with_cone_angle(r.cone_angle),
+                             r.near_distance,
+                             r.snap_to_pixel_centers};
     RayMarcher march = make(x, y, 0);
     const float to_world = 1.0f / world().scale;
     RaySamples s{world().point_to_world(march.origin), world().direction_to_world(march.direction), {}, {}};
@@ -354,7 +363,8 @@ void Testbed::set_nerf_camera_matrix(const CameraMatrix& camera_to_world) {
 void Testbed::set_camera_to_training_view(int view) {
     Lock lock(mutex_);
     const auto& views = nerf.training.dataset.record.views;
-    if (view < 0 || view >= int(views.size())) fail("training view ", view, " does not exist; there are ", views.size());
+    if (view < 0 || view >= int(views.size()))
+        fail("training view ", view, " does not exist; there are ", views.size());
     const ViewRecord& v = views[view];
     const float along = float(camera.fov_axis == 0 ? v.camera.width : v.camera.height);
     camera.matrix = v.start;
@@ -412,9 +422,17 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
     s.density_grid = engine_->occupancy().values();
     s.dataset = nerf.training.dataset.record;
     const NerfTraining& t = nerf.training;
-    s.extra = {seed_,           color_space,     t.linear_colors,         t.random_bg_color,
-               nerf.cone_angle_constant, t.near_distance, t.snap_to_pixel_centers, t.density_grid_decay,
-               t.occupancy_schedule, training_batch_size, t.n_images_for_training};
+    s.extra = {seed_,
+               color_space,
+               t.linear_colors,
+               t.random_bg_color,
+               nerf.cone_angle_constant,
+               t.near_distance,
+               t.snap_to_pixel_centers,
+               t.density_grid_decay,
+               t.occupancy_schedule,
+               training_batch_size,
+               t.n_images_for_training};
     s.train_state = engine_->train_state();
     s.rays_per_batch = s.train_state.rays_per_batch;
     s.has_train_state = include_optimizer_state;

@@ -1,6 +1,6 @@
 // Testbed: the object that users hold. It owns the training data, the options, the render camera and one engine; it
-// parses no files except snapshots. Names and meanings follow instant-ngp's Python API (specification A) where both have
-// them. Methods may be called from several threads; they take turns.
+// parses no files except snapshots. Names and meanings follow instant-ngp's Python API (specification A) where both
+// have them. Methods may be called from several threads; they take turns.
 #pragma once
 
 #include <array>
@@ -24,8 +24,9 @@ struct NerfDataset {
     std::vector<ImageView> images;                   // of record.views
     std::vector<std::shared_ptr<const void>> owners; // keep the pixels alive
 
-    // Adds a view. `camera_to_world`: OpenGL axes (x right, y up, z back), world units; its rotation is normalised if its
-    // determinant is not 1. `camera.width` and `height` are those of the image. Raises ngp::Error for what can't be used.
+    // Adds a view. `camera_to_world`: OpenGL axes (x right, y up, z back), world units; its rotation is normalised if
+    // its determinant is not 1. `camera.width` and `height` are those of the image. Raises ngp::Error for what can't be
+    // used.
     void add_view(const std::string& path, const CameraMatrix& camera_to_world, const CameraModel& camera,
                   const ImageView& image, std::shared_ptr<const void> owner);
     bool has_images() const { return !images.empty() && images.size() == record.views.size(); }
@@ -55,9 +56,10 @@ struct NerfSettings {
 // Channels of render_channels(), row-major height x width.
 struct ChannelImages {
     int width = 0, height = 0;
-    std::vector<float> rgb;    // x3: linear, premultiplied, no background
-    std::vector<float> alpha;  // x1
-    std::vector<float> depth;  // x1: expected z along the camera's forward axis / alpha, world units; NaN where alpha < 1e-3
+    std::vector<float> rgb;   // x3: linear, premultiplied, no background
+    std::vector<float> alpha; // x1
+    std::vector<float>
+        depth; // x1: expected z along the camera's forward axis / alpha, world units; NaN where alpha < 1e-3
     std::vector<float> normal; // x3: unit, world axes; zero where alpha < 1e-3
 };
 
@@ -68,7 +70,7 @@ struct QueryResult {
 
 // Samples that the renderer takes along a ray, in marching order.
 struct RaySamples {
-    Vec3 origin, direction; // world frame; unit direction
+    Vec3 origin, direction;   // world frame; unit direction
     std::vector<float> t, dt; // world units
 };
 
@@ -104,8 +106,8 @@ class Testbed {
     void train(int64_t batch_size);
     // One step of training_batch_size if shall_train. Always true.
     bool frame();
-    // Trains until `steps` more steps, `seconds` of training or `after_step` returning false; whichever is first. Without
-    // any limit: until after_step returns false. batch_size 0: one that suits the device.
+    // Trains until `steps` more steps, `seconds` of training or `after_step` returning false; whichever is first.
+    // Without any limit: until after_step returns false. batch_size 0: one that suits the device.
     void fit(std::optional<int64_t> steps, std::optional<double> seconds, int64_t batch_size,
              const std::function<bool(const Testbed&)>& after_step = {});
     int64_t default_batch_size() const;
@@ -118,7 +120,8 @@ class Testbed {
     // camera's forward axis in NGP units at the sample of largest weight, 16384 where alpha <= 0.2.
     std::vector<float> render(int width, int height, int spp, bool linear, std::vector<float>* depth = nullptr);
     // `camera_to_world`: OpenGL axes, world units. Every channel comes from one pass; normals only if asked for.
-    ChannelImages render_channels(const CameraMatrix& camera_to_world, const CameraModel& camera, bool normals, int spp);
+    ChannelImages render_channels(const CameraMatrix& camera_to_world, const CameraModel& camera, bool normals,
+                                  int spp);
     // What render_channels marches for pixel (x, y), first sample.
     RaySamples ray_samples(const CameraMatrix& camera_to_world, const CameraModel& camera, int x, int y);
 

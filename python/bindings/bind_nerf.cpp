@@ -33,8 +33,8 @@ std::pair<ImageView, std::shared_ptr<const void>> image_of(py::array pixels, con
     return {v, keep_alive(pixels)};
 }
 
-void add_view(NerfDataset& d, const std::string& path, const FloatArray& camera_to_world, const FloatArray& focal_length,
-              const FloatArray& principal_point, const Lens& lens, py::array pixels) {
+void add_view(NerfDataset& d, const std::string& path, const FloatArray& camera_to_world,
+              const FloatArray& focal_length, const FloatArray& principal_point, const Lens& lens, py::array pixels) {
     auto [image, owner] = image_of(std::move(pixels), path);
     CameraModel camera;
     camera.focal = to_vec2(focal_length, "focal_length");
@@ -108,12 +108,14 @@ void bind_nerf(py::module_& m) {
             [](NerfDataset& d, bool v) { d.record.is_hdr = v; })
         .def_property(
             "render_aabb", [](NerfDataset& d) -> Aabb& { return d.record.render_aabb; },
-            [](NerfDataset& d, const Aabb& b) { d.record.render_aabb = b; }, py::return_value_policy::reference_internal)
+            [](NerfDataset& d, const Aabb& b) { d.record.render_aabb = b; },
+            py::return_value_policy::reference_internal)
         .def_property_readonly("render_aabb_to_local",
                                [](const NerfDataset& d) { return to_array(d.record.render_aabb_to_local); })
         .def("add_view", add_view, py::arg("path"), py::arg("camera_to_world"), py::arg("focal_length"),
              py::arg("principal_point"), py::arg("lens"), py::arg("pixels"),
-             "Adds a view. camera_to_world: (3,4), OpenGL axes, world units; focal_length: (2,) pixels; principal_point: "
+             "Adds a view. camera_to_world: (3,4), OpenGL axes, world units; focal_length: (2,) pixels; "
+             "principal_point: "
              "(2,) relative; pixels: uint8 sRGB or float linear (H,W,3|4), straight alpha, kept without a copy if "
              "contiguous. Set scale, offset and from_mitsuba before.");
 
@@ -135,7 +137,8 @@ void bind_nerf(py::module_& m) {
                 // instant-ngp without its run-time compiler does the same (specification E.4).
                 if (mode != TrainMode::Nerf &&
                     PyErr_WarnEx(PyExc_UserWarning,
-                                 "train_mode: Rfl and RflRelax are not available here; training goes on in mode Nerf", 1) < 0)
+                                 "train_mode: Rfl and RflRelax are not available here; training goes on in mode Nerf",
+                                 1) < 0)
                     throw py::error_already_set();
             },
             "Nerf. Other modes warn and leave it.");

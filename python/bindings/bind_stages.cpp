@@ -1,11 +1,11 @@
 // Single stages of the CPU kernels on NumPy arrays, so that tests can hold each against its float64 twin.
 #include "bindings.h"
 
+#include <chrono>
 #include <ngp/core/isa.h>
 #include <ngp/core/parallel.h>
 #include <ngp/cpu/kernels.h>
 #include <ngp/fields/nerf_cpu.h>
-#include <chrono>
 #include <ngp/formulas/sh_basis.h>
 #include <ngp/formulas/sobol.h>
 #include <ngp/stages/render_rays.h>
@@ -29,7 +29,8 @@ py::list encoding_levels(const std::string& config, int aabb_scale) {
     for (int i = 0; i < shape.n_parts; ++i)
         for (int l = 0; l < shape.parts[i].n_levels; ++l) {
             const GridLevel& level = shape.parts[i].levels[l];
-            levels.append(py::make_tuple(level.scale, level.resolution, level.offset, level.entries, bool(level.hashed)));
+            levels.append(
+                py::make_tuple(level.scale, level.resolution, level.offset, level.entries, bool(level.hashed)));
         }
     return levels;
 }
@@ -51,7 +52,8 @@ py::array_t<float> encoding_position_gradient(const std::string& config, int aab
     expect_shape(in, {-1, 3}, "positions");
     expect_shape(d_out, {in.shape(0), shape.n_out_padded}, "d_out");
     py::array_t<float> d_in({in.shape(0), py::ssize_t(3)});
-    kernels_of(isa).encoding_position_gradient(shape, params.data(), in.data(), d_out.data(), in.shape(0), d_in.mutable_data());
+    kernels_of(isa).encoding_position_gradient(shape, params.data(), in.data(), d_out.data(), in.shape(0),
+                                               d_in.mutable_data());
     return d_in;
 }
 
@@ -86,7 +88,8 @@ py::object mlp(int n_in, int width, int n_hidden, int n_out, const FloatArray& p
     }
     kernels_of(isa).mlp({shape, packed.forward_weights(), packed.backward_weights()}, x.data(), n, y.data(),
                         d_output ? dy.data() : nullptr, dx.data(), dw.data(), scratch.data());
-    py::array_t<float> out({n, py::ssize_t(shape.n_out)}), d_in({n, py::ssize_t(n_in)}), d_params(py::ssize_t(shape.n_params()));
+    py::array_t<float> out({n, py::ssize_t(shape.n_out)}), d_in({n, py::ssize_t(n_in)}),
+        d_params(py::ssize_t(shape.n_params()));
     for (py::ssize_t i = 0; i < n; ++i) {
         std::copy_n(y.data() + i * out_stride, shape.n_out, out.mutable_data(i));
         std::copy_n(dx.data() + i * in_stride, n_in, d_in.mutable_data(i));
@@ -118,8 +121,8 @@ py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArra
     float value = 0;
     py::array_t<float> d_raw({n, py::ssize_t(4)});
     std::fill_n(d_raw.mutable_data(), n * 4, 0.0f);
-    CompositeAndLoss{o,  &ray,   reinterpret_cast<const RawSample*>(raw.data()), dt.data(), t.data(), n, &count,
-                     reinterpret_cast<RawSample*>(d_raw.mutable_data()), &value}(0);
+    CompositeAndLoss{o, &ray,   reinterpret_cast<const RawSample*>(raw.data()),     dt.data(), t.data(),
+                     n, &count, reinterpret_cast<RawSample*>(d_raw.mutable_data()), &value}(0);
     return py::make_tuple(value, count, d_raw);
 }
 
@@ -140,7 +143,7 @@ class ModelBench {
         rgb_ = PackedMlp(shape_.rgb);
         optimizer_.reset(config_.optimizer, shape_.encoding_begin(), shape_.position);
         const float half = 0.5f * float(aabb_scale);
-        view_ = {&shape_.position, &shape_.direction, params_.data() + shape_.encoding_begin(), {}, {},
+        view_ = {&shape_.position,     &shape_.direction,       params_.data() + shape_.encoding_begin(),  {}, {},
                  Activation::Logistic, Activation::Exponential, {splat3(0.5f - half), splat3(0.5f + half)}};
         for (int i = 0; i < num_threads(); ++i) workspaces_.push_back(std::make_unique<CpuWorkspace>(shape_));
         lanes_ = std::vector<CpuLane>(size_t(n_tasks()));
@@ -179,8 +182,8 @@ class ModelBench {
             results.rgb_gradient = lane.rgb_gradient.data();
             results.tiles = &lane.tiles;
             kernels_.forward_backward(view_, vectors(positions_, begin), vectors(directions_, begin),
-                                      reinterpret_cast<const RawSample*>(d_raw_.data(begin)), n, workspaces_[worker]->get(),
-                                      results);
+                                      reinterpret_cast<const RawSample*>(d_raw_.data(begin)), n,
+                                      workspaces_[worker]->get(), results);
         });
     }
     void scatter() {
@@ -195,8 +198,9 @@ class ModelBench {
             const int l = part.n_levels - 1 - int(i);
             for (const CpuLane& lane : lanes_)
                 kernels_.scatter(part, l, lane.tiles,
-                                 gradient_.data() + shape_.encoding_begin() + size_t(part.levels[l].offset) * part.n_features, 0,
-                                 part.levels[l].entries);
+                                 gradient_.data() + shape_.encoding_begin() +
+                                     size_t(part.levels[l].offset) * part.n_features,
+                                 0, part.levels[l].entries);
         });
     }
     void optimize() { optimizer_.step(kernels_, params_.data(), gradient_.data(), 1.0f, optimizer_.steps(), {}); }
@@ -272,8 +276,8 @@ double gemm_peak_gflops(double seconds, const std::string& isa) {
         AlignedVector<float> x(kernel_tile * 64, 0.5f), y(kernel_tile * 64), scratch(kernel_tile * 64 * 4);
         while (elapsed() < seconds) {
             for (int i = 0; i < 100; ++i)
-                kernels.mlp({shape, packed.forward_weights(), packed.backward_weights()}, x.data(), kernel_tile, y.data(), nullptr,
-                            nullptr, nullptr, scratch.data());
+                kernels.mlp({shape, packed.forward_weights(), packed.backward_weights()}, x.data(), kernel_tile,
+                            y.data(), nullptr, nullptr, nullptr, scratch.data());
             flops[worker] += 100.0 * 2.0 * kernel_tile * shape.n_params();
         }
     });
@@ -283,8 +287,8 @@ double gemm_peak_gflops(double seconds, const std::string& isa) {
 }
 
 // (t, dt) of the samples of a ray through an occupancy grid given as values.
-py::tuple march(const FloatArray& grid, const FloatArray& origin, const FloatArray& direction, float cone_angle, float t_start,
-                float t_end, bool training) {
+py::tuple march(const FloatArray& grid, const FloatArray& origin, const FloatArray& direction, float cone_angle,
+                float t_start, float t_end, bool training) {
     const int n_cascades = int(grid.size() / occupancy_cells);
     OccupancyGrid occupancy;
     occupancy.resize(n_cascades);
@@ -337,8 +341,8 @@ void bind_stages(py::module_& m) {
     m.def("mlp", mlp, py::arg("n_in"), py::arg("width"), py::arg("n_hidden"), py::arg("n_out"), py::arg("params"),
           py::arg("input"), py::arg("d_output") = py::none(), py::arg("padding") = 16, py::arg("isa") = "");
     m.def("composite", composite, py::arg("raw"), py::arg("dt"), py::arg("t"), py::arg("target"), py::arg("background"),
-          py::arg("loss") = LossType::Huber, py::arg("rgb_activation") = Activation::Logistic, py::arg("near_distance") = 0.0f,
-          py::arg("regularizer") = 0.0f, py::arg("encourage_density") = false);
+          py::arg("loss") = LossType::Huber, py::arg("rgb_activation") = Activation::Logistic,
+          py::arg("near_distance") = 0.0f, py::arg("regularizer") = 0.0f, py::arg("encourage_density") = false);
     m.def("loss_term", [](LossType type, float prediction, float target) {
         const LossTerm t = loss_term(type, prediction, target);
         return py::make_tuple(t.value, t.gradient);
@@ -346,24 +350,25 @@ void bind_stages(py::module_& m) {
     m.def("learning_rate", [](const std::string& config, uint32_t steps) {
         return decayed_learning_rate(parse_network_config(config, "config").optimizer, steps);
     });
-    m.def("march", march, py::arg("grid"), py::arg("origin"), py::arg("direction"), py::arg("cone_angle"), py::arg("t_start"),
-          py::arg("t_end"), py::arg("training"));
+    m.def("march", march, py::arg("grid"), py::arg("origin"), py::arg("direction"), py::arg("cone_angle"),
+          py::arg("t_start"), py::arg("t_end"), py::arg("training"));
     m.def("occupancy_bits", occupancy_bits, py::arg("grid"));
     m.def("stepping", [](float cone_angle, float t, float steps) {
         const Stepping s = Stepping::with_cone_angle(cone_angle);
         return py::make_tuple(s.n_of_t(t), s.step_length(t), s.advance(t, steps));
     });
-    m.def("lens_ray", [](LensMode mode, const std::vector<float>& params, int width, int height, const FloatArray& focal,
-                         const FloatArray& principal, const FloatArray& uv) {
+    m.def("lens_ray", [](LensMode mode, const std::vector<float>& params, int width, int height,
+                         const FloatArray& focal, const FloatArray& principal, const FloatArray& uv) {
         return to_array(lens_camera(mode, params, width, height, focal, principal).ray_direction(to_vec2(uv, "uv")));
     });
-    m.def("lens_project", [](LensMode mode, const std::vector<float>& params, int width, int height, const FloatArray& focal,
-                             const FloatArray& principal, const FloatArray& point) {
+    m.def("lens_project", [](LensMode mode, const std::vector<float>& params, int width, int height,
+                             const FloatArray& focal, const FloatArray& principal, const FloatArray& point) {
         return to_array(lens_camera(mode, params, width, height, focal, principal).project(to_vec3(point, "point")));
     });
     m.def("srgb_to_linear", [](float v) { return srgb_to_linear(v); });
     m.def("linear_to_srgb", [](float v) { return linear_to_srgb(v); });
-    m.def("tonemap", [](TonemapCurve curve, const FloatArray& rgb) { return to_array(tonemap(curve, to_vec3(rgb, "rgb"))); });
+    m.def("tonemap",
+          [](TonemapCurve curve, const FloatArray& rgb) { return to_array(tonemap(curve, to_vec3(rgb, "rgb"))); });
     m.def("sobol", [](uint32_t index, uint32_t seed) { return to_array(sobol2(index, seed)); });
     m.def("half_round_trip", [](float v) { return half_to_float(float_to_half(v)); });
     m.def("half_bits", [](float v) { return float_to_half(v); });
@@ -377,7 +382,8 @@ void bind_stages(py::module_& m) {
     m.def("morton", [](uint32_t x, uint32_t y, uint32_t z) { return morton3(x, y, z); });
     m.def("gemm_peak_gflops", gemm_peak_gflops, py::arg("seconds") = 0.5, py::arg("isa") = "");
     py::class_<ModelBench>(m, "Model", "The base model's training work on given samples (NGP space).")
-        .def(py::init<const std::string&, int, const FloatArray&, const FloatArray&, const FloatArray&, uint64_t, const std::string&>(),
+        .def(py::init<const std::string&, int, const FloatArray&, const FloatArray&, const FloatArray&, uint64_t,
+                      const std::string&>(),
              py::arg("config"), py::arg("aabb_scale"), py::arg("positions"), py::arg("directions"), py::arg("d_raw"),
              py::arg("seed") = 1337, py::arg("isa") = "")
         .def("encode", &ModelBench::encode)

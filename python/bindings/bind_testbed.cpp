@@ -9,7 +9,8 @@ namespace {
 
 constexpr auto internal = py::return_value_policy::reference_internal;
 
-CameraModel camera_model(int width, int height, const FloatArray& focal, const FloatArray& principal, const Lens& lens) {
+CameraModel camera_model(int width, int height, const FloatArray& focal, const FloatArray& principal,
+                         const Lens& lens) {
     CameraModel c;
     c.focal = to_vec2(focal, "focal_length");
     c.principal = to_vec2(principal, "principal_point");
@@ -20,7 +21,8 @@ CameraModel camera_model(int width, int height, const FloatArray& focal, const F
 }
 
 // Trains with the GIL released; takes it once a step for signals and, if given, the callback.
-void fit(Testbed& t, std::optional<int64_t> steps, std::optional<double> seconds, int64_t batch_size, py::object callback) {
+void fit(Testbed& t, std::optional<int64_t> steps, std::optional<double> seconds, int64_t batch_size,
+         py::object callback) {
     auto after_step = [&](const Testbed&) {
         py::gil_scoped_acquire gil;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -69,9 +71,11 @@ py::dict render_channels(Testbed& t, const FloatArray& camera, int width, int he
 
 py::tuple ray_samples(Testbed& t, const FloatArray& camera, int width, int height, const FloatArray& focal,
                       const FloatArray& principal, const Lens& lens, int x, int y) {
-    RaySamples s = t.ray_samples(to_camera(camera, "camera"), camera_model(width, height, focal, principal, lens), x, y);
+    RaySamples s =
+        t.ray_samples(to_camera(camera, "camera"), camera_model(width, height, focal, principal, lens), x, y);
     const py::ssize_t n = py::ssize_t(s.t.size());
-    return py::make_tuple(to_array(s.origin), to_array(s.direction), take(std::move(s.t), {n}), take(std::move(s.dt), {n}));
+    return py::make_tuple(to_array(s.origin), to_array(s.direction), take(std::move(s.t), {n}),
+                          take(std::move(s.dt), {n}));
 }
 
 py::object query(Testbed& t, const FloatArray& positions, std::optional<FloatArray> directions, bool occupancy) {
@@ -135,7 +139,9 @@ void bind_camera(py::class_<Testbed>& c) {
             })
         .def_property(
             "relative_focal_length", [](const Testbed& t) { return to_array(t.camera.relative_focal_length); },
-            [](Testbed& t, const FloatArray& v) { t.camera.relative_focal_length = to_vec2(v, "relative_focal_length"); },
+            [](Testbed& t, const FloatArray& v) {
+                t.camera.relative_focal_length = to_vec2(v, "relative_focal_length");
+            },
             "(2,) focal length in pixels / resolution along fov_axis.")
         .def_property(
             "screen_center", [](const Testbed& t) { return to_array(t.camera.screen_center); },
@@ -180,8 +186,7 @@ void bind_options(py::class_<Testbed>& c) {
         .def_readwrite("shall_train_encoding", &Testbed::shall_train_encoding)
         .def_readwrite("shall_train_network", &Testbed::shall_train_network)
         .def_readwrite("training_batch_size", &Testbed::training_batch_size, "Samples of a step that frame() does.")
-        .def_property_readonly(
-            "nerf", [](Testbed& t) -> NerfSettings& { return t.nerf; }, internal);
+        .def_property_readonly("nerf", [](Testbed& t) -> NerfSettings& { return t.nerf; }, internal);
 }
 
 } // namespace
@@ -198,22 +203,24 @@ void bind_testbed(py::module_& m) {
         .def_property_readonly("network_config", &Testbed::network_config, "Resolved network configuration, JSON text.")
         .def("n_params", &Testbed::n_params)
         .def("n_encoding_params", &Testbed::n_encoding_params)
-        .def("params",
-             [](Testbed& t) {
-                 t.n_params();
-                 std::vector<float> p = t.engine().params();
-                 const auto n = py::ssize_t(p.size());
-                 return take(std::move(p), {n});
-             },
-             "(n_params,) float32: averaged weights in the canonical order of snapshots; a copy.")
-        .def("density_grid",
-             [](Testbed& t) {
-                 t.n_params();
-                 std::vector<float> v = t.engine().occupancy().values();
-                 const auto n = py::ssize_t(v.size());
-                 return take(std::move(v), {n});
-             },
-             "(cascades * 128^3,) float32, Morton order: density times the minimal step; -1: seen by no camera.")
+        .def(
+            "params",
+            [](Testbed& t) {
+                t.n_params();
+                std::vector<float> p = t.engine().params();
+                const auto n = py::ssize_t(p.size());
+                return take(std::move(p), {n});
+            },
+            "(n_params,) float32: averaged weights in the canonical order of snapshots; a copy.")
+        .def(
+            "density_grid",
+            [](Testbed& t) {
+                t.n_params();
+                std::vector<float> v = t.engine().occupancy().values();
+                const auto n = py::ssize_t(v.size());
+                return take(std::move(v), {n});
+            },
+            "(cascades * 128^3,) float32, Morton order: density times the minimal step; -1: seen by no camera.")
         .def("set_dataset", &Testbed::set_dataset, py::arg("dataset"), "Replaces the training data.")
         .def("clear_training_data", &Testbed::clear_training_data)
         .def("reload_network_from_json_text", &Testbed::reload_network_from_json, py::arg("json"),
@@ -224,14 +231,15 @@ void bind_testbed(py::module_& m) {
         .def("frame", &Testbed::frame, py::call_guard<py::gil_scoped_release>(),
              "One training step of training_batch_size if shall_train; always True.")
         .def("fit_steps", fit, py::arg("steps"), py::arg("seconds"), py::arg("batch_size"), py::arg("callback"))
-        .def("render", render, py::arg("width") = 1920, py::arg("height") = 1080, py::arg("spp") = 1, py::arg("linear") = true,
-             "(H,W,4) float32: premultiplied RGBA over background_color, linear or sRGB-encoded.")
-        .def("render_with_depth", render_with_depth, py::arg("width") = 1920, py::arg("height") = 1080, py::arg("spp") = 1,
+        .def("render", render, py::arg("width") = 1920, py::arg("height") = 1080, py::arg("spp") = 1,
              py::arg("linear") = true,
+             "(H,W,4) float32: premultiplied RGBA over background_color, linear or sRGB-encoded.")
+        .def("render_with_depth", render_with_depth, py::arg("width") = 1920, py::arg("height") = 1080,
+             py::arg("spp") = 1, py::arg("linear") = true,
              "(rgba, depth): depth (H,W) in NGP units along the camera's forward axis at the sample of largest weight; "
              "16384 where alpha <= 0.2.")
-        .def("render_camera", render_channels, py::arg("camera"), py::arg("width"), py::arg("height"), py::arg("focal_length"),
-             py::arg("principal_point"), py::arg("lens"), py::arg("normals"), py::arg("spp"))
+        .def("render_camera", render_channels, py::arg("camera"), py::arg("width"), py::arg("height"),
+             py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("normals"), py::arg("spp"))
         .def("ray_samples_of_pixel", ray_samples, py::arg("camera"), py::arg("width"), py::arg("height"),
              py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("x"), py::arg("y"))
         .def("query_field", query, py::arg("positions"), py::arg("directions"), py::arg("occupancy"))

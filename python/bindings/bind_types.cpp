@@ -64,11 +64,14 @@ void bind_types(py::module_& m) {
         .def_property(
             "max", [](const Aabb& b) { return to_array(b.max); },
             [](Aabb& b, const FloatArray& v) { b.max = to_vec3(v, "max"); }, "(3,) float32, upper corner.")
-        .def("center", [](const Aabb& b) { return to_array(b.center()); }, "(3,) float32, centre.")
-        .def("diag", [](const Aabb& b) { return to_array(b.diag()); }, "(3,) float32, max - min.")
+        .def(
+            "center", [](const Aabb& b) { return to_array(b.center()); }, "(3,) float32, centre.")
+        .def(
+            "diag", [](const Aabb& b) { return to_array(b.diag()); }, "(3,) float32, max - min.")
         .def("contains", [](const Aabb& b, const FloatArray& p) { return b.contains(to_vec3(p, "point")); })
         .def("intersection", &Aabb::intersection)
-        .def("relative_pos", [](const Aabb& b, const FloatArray& p) { return to_array(b.relative(to_vec3(p, "point"))); })
+        .def("relative_pos",
+             [](const Aabb& b, const FloatArray& p) { return to_array(b.relative(to_vec3(p, "point"))); })
         .def("ray_intersect",
              [](const Aabb& b, const FloatArray& pos, const FloatArray& dir) {
                  return to_array(intersect(b, to_vec3(pos, "pos"), to_vec3(dir, "dir")));
@@ -92,7 +95,6 @@ void bind_types(py::module_& m) {
              py::arg("mode"), py::arg("params") = std::vector<float>{})
         .def_readwrite("mode", &Lens::mode)
         .def_property_readonly(
-            "params",
-            [](py::object self) { return py::array_t<float>({7}, {4}, self.cast<Lens&>().params, self); },
+            "params", [](py::object self) { return py::array_t<float>({7}, {4}, self.cast<Lens&>().params, self); },
             "(7,) float32, a writable view.");
 }

@@ -12,7 +12,8 @@ PYBIND11_MODULE(_core, m) {
         } catch (const ngp::Error& e) {
             PyErr_SetString(PyExc_RuntimeError, e.what());
         } catch (const std::bad_alloc&) {
-            PyErr_SetString(PyExc_MemoryError, "not enough memory; a smaller batch size, picture or network needs less");
+            PyErr_SetString(PyExc_MemoryError,
+                            "not enough memory; a smaller batch size, picture or network needs less");
         }
     });
     bind_types(m);

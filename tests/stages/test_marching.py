@@ -185,8 +185,8 @@ def test_against_the_twin_marcher(cone: float, training: bool) -> None:
 
 
 def test_cascade_rule() -> None:
-    """Cascade 0 empty, cascade 1 full, an axis through both: training samples the centre from 256 dt
-    >= 1 on, t >= 1 here; rendering leaves it out."""
+    """Cascade 0 empty, cascade 1 full: rendering leaves the unit cube out, training samples it from
+    256 dt >= 1 on, which is t >= 1."""
     values = np.zeros((2, occupancy.N_CELLS), np.float32)
     values[1] = 1.0
     values[0, 0] = 1.0  # a mean above 0, in a corner that the ray does not meet

@@ -1,5 +1,5 @@
-// Cache-line aligned arrays. Large ones ask for huge pages: tables are read at random, and a translation miss costs as much
-// as a cache miss.
+// Cache-line aligned arrays. Large ones ask for huge pages: tables are read at random, and a translation miss costs as
+// much as a cache miss.
 #pragma once
 
 #include <cstddef>
@@ -27,11 +27,15 @@ struct CacheAlignedAllocator {
     }
     void deallocate(T* p, size_t n) { ::operator delete(p, alignment(n)); }
     template <typename U>
-    bool operator==(const CacheAlignedAllocator<U>&) const { return true; }
+    bool operator==(const CacheAlignedAllocator<U>&) const {
+        return true;
+    }
 
   private:
     static constexpr size_t huge_page = size_t(2) << 20;
-    static std::align_val_t alignment(size_t n) { return std::align_val_t(n * sizeof(T) >= huge_page ? huge_page : 64); }
+    static std::align_val_t alignment(size_t n) {
+        return std::align_val_t(n * sizeof(T) >= huge_page ? huge_page : 64);
+    }
 };
 
 template <typename T>

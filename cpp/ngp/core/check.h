@@ -28,7 +28,8 @@ template <typename... Parts>
         const auto& ngp_a = (a);                                                                                       \
         const auto& ngp_b = (b);                                                                                       \
         if (!(ngp_a op ngp_b))                                                                                         \
-            ::ngp::fail(__FILE__, ":", __LINE__, ": check failed: " #a " " #op " " #b " (", ngp_a, " vs ", ngp_b, ")"); \
+            ::ngp::fail(__FILE__, ":", __LINE__, ": check failed: " #a " " #op " " #b " (", ngp_a, " vs ", ngp_b,      \
+                        ")");                                                                                          \
     } while (false)
 #define NGP_CHECK_EQ(a, b) NGP_CHECK_OP(a, ==, b)
 #define NGP_CHECK_LE(a, b) NGP_CHECK_OP(a, <=, b)

@@ -35,16 +35,14 @@ int read_num_threads() {
     if (!text || !*text) return usable_cores();
     char* end = nullptr;
     long n = std::strtol(text, &end, 10);
-    if (*end || n < 1 || n > 1024)
-        fail("PYNGP_NUM_THREADS is '", text, "'; it must be a whole number from 1 to 1024");
+    if (*end || n < 1 || n > 1024) fail("PYNGP_NUM_THREADS is '", text, "'; it must be a whole number from 1 to 1024");
     return int(n);
 }
 
 class Pool {
   public:
     explicit Pool(int n_threads) : owner_(getpid()) {
-        for (int worker = 1; worker < n_threads; ++worker)
-            threads_.emplace_back([this, worker] { serve(worker); });
+        for (int worker = 1; worker < n_threads; ++worker) threads_.emplace_back([this, worker] { serve(worker); });
     }
     ~Pool() {
         {
@@ -144,9 +142,8 @@ void parallel_for(int64_t n_tasks, const std::function<void(int64_t, int)>& body
 
 void parallel_for_range(int64_t n, int64_t chunk, const std::function<void(int64_t, int64_t, int)>& body) {
     const int64_t n_tasks = (n + chunk - 1) / chunk;
-    parallel_for(n_tasks, [&](int64_t task, int worker) {
-        body(task * chunk, std::min(n, (task + 1) * chunk), worker);
-    });
+    parallel_for(n_tasks,
+                 [&](int64_t task, int worker) { body(task * chunk, std::min(n, (task + 1) * chunk), worker); });
 }
 
 } // namespace ngp

@@ -1,7 +1,7 @@
 // Encodings of a tile of samples: forward, gradient with respect to the table and to the position.
 //
-// A tile holds up to `tile_size` samples: positions feature-major (x[], y[], z[]), so that cells and hashes vectorise over
-// samples; encodings sample-major, as the networks read them (gemm.h).
+// A tile holds up to `tile_size` samples: positions feature-major (x[], y[], z[]), so that cells and hashes vectorise
+// over samples; encodings sample-major, as the networks read them (gemm.h).
 #pragma once
 
 #include <ngp/cpu/simd.h>
@@ -16,7 +16,8 @@ struct PositionTile {
     alignas(64) float axis[3][tile_size]; // within [0,1]
 };
 
-// Cells of one level: the entry of each corner (bit 0 of the corner number: x+1, bit 1: y+1, bit 2: z+1), and fractions.
+// Cells of one level: the entry of each corner (bit 0 of the corner number: x+1, bit 1: y+1, bit 2: z+1), and
+// fractions.
 struct CellTile {
     alignas(64) uint32_t entry[8][tile_size];
     alignas(64) uint32_t cell[3][tile_size];
@@ -80,7 +81,8 @@ inline void corner_weights(Interpolation mode, const CellTile& t, int n, WeightT
             low[d] = splat(1.0f) - high[d];
         }
         for (int c = 0; c < 8; ++c)
-            store(w.corner[c] + s, (c & 1 ? high[0] : low[0]) * (c & 2 ? high[1] : low[1]) * (c & 4 ? high[2] : low[2]));
+            store(w.corner[c] + s,
+                  (c & 1 ? high[0] : low[0]) * (c & 2 ? high[1] : low[1]) * (c & 4 ? high[2] : low[2]));
     }
 }
 
@@ -88,8 +90,7 @@ template <int F>
 void interpolate_level(const float* table, const CellTile& t, const WeightTile& w, int n, float* out, int stride) {
     for (int s = 0; s < n; ++s, out += stride) {
         Feature<F> sum{};
-        for (int c = 0; c < 8; ++c)
-            sum += w.corner[c][s] * load<Feature<F>>(table + size_t(t.entry[c][s]) * F);
+        for (int c = 0; c < 8; ++c) sum += w.corner[c][s] * load<Feature<F>>(table + size_t(t.entry[c][s]) * F);
         store(out, sum);
     }
 }
@@ -98,14 +99,15 @@ void interpolate_level(const float* table, const CellTile& t, const WeightTile& 
 template <typename Body>
 NGP_HD void for_features(int n_features, Body&& body) {
     switch (n_features) {
-        case 1: body.template operator()<1>(); break;
-        case 2: body.template operator()<2>(); break;
-        case 4: body.template operator()<4>(); break;
-        default: body.template operator()<8>(); break;
+    case 1: body.template operator()<1>(); break;
+    case 2: body.template operator()<2>(); break;
+    case 4: body.template operator()<4>(); break;
+    default: body.template operator()<8>(); break;
     }
 }
 
-inline void encode_grid(const EncodingPart& part, const float* table, const PositionTile& p, int n, float* out, int stride) {
+inline void encode_grid(const EncodingPart& part, const float* table, const PositionTile& p, int n, float* out,
+                        int stride) {
     CellTile cells;
     WeightTile weights;
     for (int l = 0; l < part.n_levels; ++l) {
@@ -113,14 +115,13 @@ inline void encode_grid(const EncodingPart& part, const float* table, const Posi
         find_cells(level, part.grid_type, p, n, cells);
         corner_weights(part.interpolation, cells, n, weights);
         const float* level_table = table + size_t(level.offset) * part.n_features;
-        for_features(part.n_features, [&]<int F>() {
-            interpolate_level<F>(level_table, cells, weights, n, out + l * F, stride);
-        });
+        for_features(part.n_features,
+                     [&]<int F>() { interpolate_level<F>(level_table, cells, weights, n, out + l * F, stride); });
     }
 }
 
-// Gradient of dot(d_out, encoding) with respect to the position; adds to d_position. Samples for which the level is finer
-// than finest_scale[s] (may be null) are left out.
+// Gradient of dot(d_out, encoding) with respect to the position; adds to d_position. Samples for which the level is
+// finer than finest_scale[s] (may be null) are left out.
 template <int F>
 void grid_position_gradient(const GridLevel& level, Interpolation mode, const float* table, const CellTile& t, int n,
                             const float* d_out, int stride, const float* finest_scale, PositionTile& d_position) {
@@ -191,18 +192,18 @@ inline void encode_analytic(const EncodingShape& shape, const float* in, float* 
         const float* x = in + part.in_begin;
         float* y = out + part.out_begin;
         switch (part.kind) {
-            case EncodingKind::SphericalHarmonics:
-                sh_basis(part.degree, {2 * x[0] - 1, 2 * x[1] - 1, 2 * x[2] - 1}, y);
-                break;
-            case EncodingKind::Frequency: {
-                const int per_dim = 2 * part.n_frequencies;
-                for (int j = 0; j < part.n_out; ++j) y[j] = frequency_output(x[j / per_dim], j % per_dim);
-                break;
-            }
-            case EncodingKind::Identity:
-                for (int j = 0; j < part.n_out; ++j) y[j] = x[j];
-                break;
-            default: break;
+        case EncodingKind::SphericalHarmonics:
+            sh_basis(part.degree, {2 * x[0] - 1, 2 * x[1] - 1, 2 * x[2] - 1}, y);
+            break;
+        case EncodingKind::Frequency: {
+            const int per_dim = 2 * part.n_frequencies;
+            for (int j = 0; j < part.n_out; ++j) y[j] = frequency_output(x[j / per_dim], j % per_dim);
+            break;
+        }
+        case EncodingKind::Identity:
+            for (int j = 0; j < part.n_out; ++j) y[j] = x[j];
+            break;
+        default: break;
         }
     }
 }
@@ -219,7 +220,8 @@ inline void encode_positions(const EncodingShape& shape, const float* params, co
         }
     for (int i = 0; i < shape.n_parts; ++i)
         if (shape.parts[i].kind == EncodingKind::Grid)
-            encode_grid(shape.parts[i], params + shape.parts[i].param_begin, p, n, out + shape.parts[i].out_begin, stride);
+            encode_grid(shape.parts[i], params + shape.parts[i].param_begin, p, n, out + shape.parts[i].out_begin,
+                        stride);
 }
 
 // Gradient of dot(d_out, encoding) with respect to the position, for all parts. Grid levels but the first

@@ -59,7 +59,8 @@ NGP_HD void gemm_block(const GemmOperands& g, int row, int column, int k_count) 
 template <int block_rows, int vectors, Epilogue epilogue>
 void gemm_strip(const GemmOperands& g, int rows, int column, int k_count) {
     int row = 0;
-    for (; row + block_rows <= rows; row += block_rows) gemm_block<block_rows, vectors, epilogue>(g, row, column, k_count);
+    for (; row + block_rows <= rows; row += block_rows)
+        gemm_block<block_rows, vectors, epilogue>(g, row, column, k_count);
     if constexpr (block_rows > 4)
         for (; row + 4 <= rows; row += 4) gemm_block<4, vectors, epilogue>(g, row, column, k_count);
     for (; row < rows; ++row) gemm_block<1, vectors, epilogue>(g, row, column, k_count);

@@ -3,10 +3,7 @@
 #include <ngp/cpu/encoding.h>
 #include <ngp/cpu/kernels.h>
 #include <ngp/cpu/mlp.h>
-
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
+#include <ngp/cpu/optimizer.h>
 
 namespace ngp::NGP_ISA {
 
@@ -92,8 +89,7 @@ void store_gradients(const EncodingShape& shape, GradientTiles& tiles, const Pos
             for (int l = 0; l < part.n_levels; ++l) {
                 const int column = part.out_begin + l * F;
                 float* to = record + column * tile_size;
-                for (int s = 0; s < n; ++s)
-                    store(to + s * F, load<Feature<F>>(d_encoding + s * stride + column));
+                for (int s = 0; s < n; ++s) store(to + s * F, load<Feature<F>>(d_encoding + s * stride + column));
             }
         });
     }
@@ -105,11 +101,18 @@ void backward_tile(const NerfModelView& model, const PositionTile& p, const Acti
                    int n, NerfWorkspace& w, TrainChunk& results) {
     const int rgb_in = a.rgb.input_stride[0], enc = a.density.input_stride[0], n_geo = model.density.shape.n_out;
     mlp_backward(weights_of(model.rgb), a.rgb,
-                 {w.d_output, 16, 3, results.rgb_gradient, w.d_encoding, rgb_in, n_geo, {w.scratch[0], w.scratch[1]}}, n);
+                 {w.d_output, 16, 3, results.rgb_gradient, w.d_encoding, rgb_in, n_geo, {w.scratch[0], w.scratch[1]}},
+                 n);
     // The head of the rgb network's input gradient is that of the density network's output.
     for (int s = 0; s < n; ++s) w.d_encoding[s * rgb_in] += d_density[s];
     mlp_backward(weights_of(model.density), a.density,
-                 {w.d_encoding, rgb_in, n_geo, results.density_gradient, w.d_input, enc, model.position->n_out,
+                 {w.d_encoding,
+                  rgb_in,
+                  n_geo,
+                  results.density_gradient,
+                  w.d_input,
+                  enc,
+                  model.position->n_out,
                   {w.scratch[0], w.scratch[1]}},
                  n);
     store_gradients(*model.position, *results.tiles, p, w.d_input, enc, n);
@@ -119,7 +122,7 @@ void backward_tile(const NerfModelView& model, const PositionTile& p, const Acti
 
 // Samples of one wave, before they go through the networks.
 struct Wave {
-    int ray[max_rays_per_chunk];       // still alive
+    int ray[max_rays_per_chunk]; // still alive
     int n_rays = 0;
     int sample_ray[max_rays_per_chunk * samples_per_wave];
     Vec3 position[max_rays_per_chunk * samples_per_wave];
@@ -160,7 +163,8 @@ void evaluate_wave(const TrainChunk& c, NerfWorkspace& w, const Wave& wave, int6
         Activations a(model, w.layer, w.stride, first_row + begin);
         for (int s = 0; s < n; ++s) {
             set_position(tile, s, model.box, scale, wave.position[begin + s]);
-            copy_floats(direction_columns(model, a, s), w.direction + wave.sample_ray[begin + s] * pad16(dir_width), dir_width);
+            copy_floats(direction_columns(model, a, s), w.direction + wave.sample_ray[begin + s] * pad16(dir_width),
+                        dir_width);
         }
         pad_positions(tile, n);
         forward_tile(model, tile, a, n, true);
@@ -244,7 +248,7 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
     }
     c.evaluated += row;
 
-    const CompositeAndLoss composite{c.composite, w.rays, w.raw,   w.dt,   w.t,
+    const CompositeAndLoss composite{c.composite,         w.rays,  w.raw,   w.dt,  w.t,
                                      max_samples_per_ray, w.count, w.d_raw, w.loss};
     TileGatherer gather(c, w);
     for (int i = 0; i < c.n_rays; ++i) {
@@ -277,100 +281,14 @@ void scatter(const EncodingPart& part, int level, const GradientTiles& tiles, fl
     }
 }
 
-// --- optimizer ---------------------------------------------------------------------------------------------------
-
-// Elementwise square root, and whether any element differs from zero.
-template <int F>
-Feature<F> square_root(Feature<F> x) {
-    if constexpr (F == 1) {
-        return std::sqrt(x);
-    } else {
-#if defined(__SSE2__)
-        if constexpr (F == 4) return Feature<F>(_mm_sqrt_ps(__m128(x)));
-#endif
-        for (int f = 0; f < F; ++f) x[f] = std::sqrt(x[f]);
-        return x;
-    }
-}
-template <int F>
-bool any_nonzero(Feature<F> x) {
-    if constexpr (F == 1) {
-        return x != 0.0f;
-    } else {
-#if defined(__SSE2__)
-        if constexpr (F == 4) return _mm_movemask_ps(__m128(x != Feature<F>{})) != 0;
-#endif
-        bool any = false;
-        for (int f = 0; f < F; ++f) any |= x[f] != 0.0f;
-        return any;
-    }
-}
-
-// adam_update() and ema_carry() of formulas/adam_update.h on the features of an entry at once, entries without gradient
-// left alone. Every operation is the formulas', in their order.
-template <int F>
-void adam_entries(const AdamJob& job) {
-    using V = Feature<F>;
-    constexpr int record = F == 1 || F == 2 ? 8 : (F == 4 ? 16 : 32);
-    const AdamTables& tables = job.tables;
-    const AdamSettings& settings = job.settings;
-    const bool ema = settings.ema_decay > 0.0f;
-    const float beta1 = settings.beta1, beta2 = settings.beta2;
-    auto at = [](const float* table, int n, uint32_t k) { return table[min_of(k, uint32_t(n - 1))]; };
-    // Entries with a gradient are found a block at a time and their lines fetched ahead: the passes over memory, not the
-    // arithmetic, are what this costs.
-    constexpr int block = 64;
-    for (int64_t first = 0; first < job.n_entries; first += block) {
-      int touched[block], n_touched = 0;
-      const int n = int(min_of<int64_t>(block, job.n_entries - first));
-      for (int i = 0; i < n; ++i) {
-        touched[n_touched] = i;
-        const int hit = any_nonzero<F>(load<V>(job.gradient + (first + i) * F));
-        if (hit) {
-            __builtin_prefetch(job.state + (first + i) * record, 1);
-            __builtin_prefetch(job.params + (first + i) * F, 1);
-        }
-        n_touched += hit;
-      }
-      for (int k = 0; k < n_touched; ++k) {
-        const int64_t e = first + touched[k];
-        float* const gradient = job.gradient + e * F;
-        const V unscaled = load<V>(gradient);
-        store(gradient, V{});
-        float* const state = job.state + e * record;
-        float* const params = job.params + e * F;
-        uint32_t updates, averaged;
-        memcpy(&updates, state + 3 * F, 4);
-        memcpy(&averaged, state + 3 * F + 1, 4);
-        ++updates;
-
-        const V g = unscaled * job.gradient_scale;
-        const V m = beta1 * load<V>(state) + (1.0f - beta1) * g;
-        const V v = beta2 * load<V>(state + F) + (1.0f - beta2) * g * g;
-        const V old = load<V>(params);
-        const V w = old - at(tables.step_size, tables.n_step_size, updates) * m / (square_root<F>(v) + settings.epsilon);
-        store(params, w);
-        store(state, m);
-        store(state + F, v);
-        if (ema) {
-            const float carry = at(tables.ema_power, tables.n_ema_power, job.step - 1 - averaged), d = settings.ema_decay;
-            const V carried = carry * load<V>(state + 2 * F) + (1.0f - carry) * old;
-            store(state + 2 * F, d * carried + (1.0f - d) * w);
-        }
-        memcpy(state + 3 * F, &updates, 4);
-        memcpy(state + 3 * F + 1, &job.step, 4);
-      }
-    }
-}
-
 void adam(const AdamJob& job) {
     for_features(job.n_features, [&]<int F>() { adam_entries<F>(job); });
 }
 
 // --- rendering ---------------------------------------------------------------------------------------------------
 
-// Cells of the finest grid level whose gradient normals follow, in march steps. Along a ray, compositing sees the density a
-// step apart; what finer levels do in between is noise to it, and would dominate the gradient.
+// Cells of the finest grid level whose gradient normals follow, in march steps. Along a ray, compositing sees the
+// density a step apart; what finer levels do in between is noise to it, and would dominate the gradient.
 constexpr float normal_cell_steps = 2.0f;
 
 // Outward unit normals: minus the density gradient of each sample of the tile.
@@ -398,8 +316,7 @@ struct TraceState {
 void trace_sample(const TraceJob& job, TraceState& ray, RenderedRay& out, const RawSample& raw, float t, float dt,
                   const Vec3* normal) {
     const float sigma = density_from_raw(job.model->density_activation, raw.density);
-    const float weight =
-        blend(ray.blend, sample_color(job.model->rgb_activation, raw), segment_alpha(sigma, dt));
+    const float weight = blend(ray.blend, sample_color(job.model->rgb_activation, raw), segment_alpha(sigma, dt));
     out.t_expected += weight * t;
     if (normal) out.normal += *normal * weight;
     if (weight > ray.largest) {
@@ -551,7 +468,8 @@ void encoding_position_gradient(const EncodingShape& shape, const float* params,
     PositionTile tile, gradient;
     for (int64_t begin = 0; begin < n; begin += tile_size) {
         const int m = load_positions(in, shape.n_in, begin, n, tile);
-        position_gradient(shape, params, tile, m, d_out + begin * shape.n_out_padded, shape.n_out_padded, nullptr, gradient);
+        position_gradient(shape, params, tile, m, d_out + begin * shape.n_out_padded, shape.n_out_padded, nullptr,
+                          gradient);
         for (int s = 0; s < m; ++s)
             for (int d = 0; d < shape.n_in; ++d) d_in[(begin + s) * shape.n_in + d] = gradient.axis[d][s];
     }
@@ -566,7 +484,8 @@ void mlp(const MlpParams& params, const float* input, int64_t n, float* output, 
         MlpActivations a;
         for (int k = 0; k < s.n_layers; ++k) {
             // Layer inputs are only read, but share a type with the ones that are written.
-            a.input[k] = k == 0 ? const_cast<float*>(input) + begin * n_in : scratch + int64_t(k + 1) * tile_size * width;
+            a.input[k] =
+                k == 0 ? const_cast<float*>(input) + begin * n_in : scratch + int64_t(k + 1) * tile_size * width;
             a.input_stride[k] = k == 0 ? n_in : width;
         }
         a.output = output + begin * n_out;
@@ -574,7 +493,13 @@ void mlp(const MlpParams& params, const float* input, int64_t n, float* output, 
         mlp_forward(weights_of(params), a, m);
         if (!d_output) continue;
         mlp_backward(weights_of(params), a,
-                     {d_output + begin * n_out, n_out, n_out, weight_gradient, d_input + begin * n_in, n_in, n_in,
+                     {d_output + begin * n_out,
+                      n_out,
+                      n_out,
+                      weight_gradient,
+                      d_input + begin * n_in,
+                      n_in,
+                      n_in,
                       {scratch, scratch + int64_t(tile_size) * width}},
                      m);
     }
@@ -583,8 +508,8 @@ void mlp(const MlpParams& params, const float* input, int64_t n, float* output, 
 } // namespace
 
 extern const NerfKernels kernels;
-const NerfKernels kernels{NGP_ISA_NAME, train_chunk,      scatter, adam,
-                          trace,        evaluate,         encode,  encoding_position_gradient,
-                          forward_backward, mlp};
+const NerfKernels kernels{
+    NGP_ISA_NAME,     train_chunk, scatter, adam, trace, evaluate, encode, encoding_position_gradient,
+    forward_backward, mlp};
 
 } // namespace ngp::NGP_ISA

@@ -34,12 +34,12 @@ struct NerfModelView {
 // Scratch memory of one worker. Rows are samples; row r of layer k starts at layer[k] + r*stride[k].
 struct NerfWorkspace {
     static constexpr int max_layers = 2 * max_mlp_layers + 1;
-    // Activations kept from the forward to the backward pass: inputs of the density layers, then of the rgb layers, then
-    // the rgb network's output. The density network's output is the head of the rgb network's input.
+    // Activations kept from the forward to the backward pass: inputs of the density layers, then of the rgb layers,
+    // then the rgb network's output. The density network's output is the head of the rgb network's input.
     float* layer[max_layers] = {};
     int stride[max_layers] = {};
     int n_layers = 0;
-    int64_t rows = 0; // capacity
+    int64_t rows = 0;             // capacity
     float* tile[max_layers] = {}; // the same for one tile
     float* scratch[2] = {};       // tile x widest layer
     float* d_output = nullptr;    // tile x 16
@@ -118,7 +118,7 @@ NGP_HD int optimizer_record(int n_features) {
     return size;
 }
 
-struct AdamTables { // by number of updates or steps, the last value holding for all beyond
+struct AdamTables {                   // by number of updates or steps, the last value holding for all beyond
     const float* step_size = nullptr; // lr * sqrt(1-b2^t)/(1-b1^t), from t = 0
     int n_step_size = 0;
     const float* ema_power = nullptr; // decay^k, from k = 0
@@ -130,7 +130,7 @@ struct AdamJob {
     float gradient_scale = 1;
     uint32_t step = 1; // EMA step being made, from 1
     int n_features = 0;
-    float* params = nullptr; // of the first entry
+    float* params = nullptr;   // of the first entry
     float* gradient = nullptr; // zeroed
     float* state = nullptr;
     int64_t n_entries = 0;
@@ -146,19 +146,19 @@ struct NerfKernels {
     void (*trace)(const TraceJob& job, NerfWorkspace& workspace);
     // Raw network outputs at positions; `directions` (unit) may be null: then only density is written. Unclamped
     // positions outside the box are clamped to it.
-    void (*evaluate)(const NerfModelView& model, const Vec3* positions, const Vec3* directions, int64_t n, RawSample* out,
-                     NerfWorkspace& workspace);
+    void (*evaluate)(const NerfModelView& model, const Vec3* positions, const Vec3* directions, int64_t n,
+                     RawSample* out, NerfWorkspace& workspace);
     // Separate stages, for tests and benchmarks.
     void (*encode)(const EncodingShape& shape, const float* params, const float* in, int64_t n, float* out);
     void (*encoding_position_gradient)(const EncodingShape& shape, const float* params, const float* in,
                                        const float* d_out, int64_t n, float* d_in);
-    // Forward and backward through both networks for given upstream gradients: what train_chunk does between marching and
-    // scattering. Adds weight gradients and gradient tiles to `results`.
+    // Forward and backward through both networks for given upstream gradients: what train_chunk does between marching
+    // and scattering. Adds weight gradients and gradient tiles to `results`.
     void (*forward_backward)(const NerfModelView& model, const Vec3* positions, const Vec3* directions,
                              const RawSample* d_raw, int64_t n, NerfWorkspace& workspace, TrainChunk& results);
     // input [n][pad16(in)], output [n][pad16(out)]; d_* may be null (forward only).
-    void (*mlp)(const MlpParams& mlp, const float* input, int64_t n, float* output, const float* d_output, float* d_input,
-                float* weight_gradient, float* scratch);
+    void (*mlp)(const MlpParams& mlp, const float* input, int64_t n, float* output, const float* d_output,
+                float* d_input, float* weight_gradient, float* scratch);
 };
 
 } // namespace ngp

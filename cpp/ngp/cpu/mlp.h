@@ -61,17 +61,16 @@ inline void mlp_backward(const MlpWeights& mlp, const MlpActivations& t, const M
     const MlpShape& s = mlp.shape;
     const float* w = mlp.backward + 0;
     int64_t begin[max_mlp_layers + 1] = {0};
-    for (int k = 0; k < s.n_layers; ++k)
-        begin[k + 1] = begin[k] + int64_t(pad16(s.in(k))) * pad16(s.out(k));
+    for (int k = 0; k < s.n_layers; ++k) begin[k + 1] = begin[k] + int64_t(pad16(s.in(k))) * pad16(s.out(k));
 
     const float* d_out = b.d_output;
     int d_stride = b.d_output_stride, d_count = b.used_outputs;
     for (int k = s.n_layers - 1; k >= 0; --k) {
         const int n_in = pad16(s.in(k));
         if (b.weight_gradient) // [out][in] += d_out^T * input
-            gemm<Epilogue::Accumulate>({d_out, 1, d_stride, t.input[k], t.input_stride[k],
-                                        b.weight_gradient + begin[k], n_in},
-                                       d_count, n_in, n);
+            gemm<Epilogue::Accumulate>(
+                {d_out, 1, d_stride, t.input[k], t.input_stride[k], b.weight_gradient + begin[k], n_in}, d_count, n_in,
+                n);
         if (k == 0) {
             if (b.d_input_columns > 0)
                 gemm<Epilogue::Store>({d_out, d_stride, 1, w, n_in, b.d_input, b.d_input_stride}, n,

@@ -36,7 +36,9 @@ NGP_HD V load(const T* p) {
     return v;
 }
 template <typename V, typename T>
-NGP_HD void store(T* p, V v) { memcpy(p, &v, sizeof v); }
+NGP_HD void store(T* p, V v) {
+    memcpy(p, &v, sizeof v);
+}
 
 NGP_HD VecF splat(float x) { return x - VecF{}; }
 NGP_HD VecU splat(uint32_t x) { return x - VecU{}; }

@@ -50,14 +50,14 @@ struct FrameRequest {
     CameraModel camera; // width and height in pixels
     CameraMatrix pose;
     int spp = 1;
-    Aabb crop;            // in the frame of crop_to_local
+    Aabb crop; // in the frame of crop_to_local
     Mat3 crop_to_local;
     float near_distance = 0; // the ray's origin moves this far
     float cone_angle = 0;
     float min_transmittance = 0.01f;
     bool snap_to_pixel_centers = false;
     bool normals = false;
-    bool linear_colors = false;         // of the network
+    bool linear_colors = false;            // of the network
     ColorSpace space = ColorSpace::Linear; // in which samples are averaged
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
@@ -67,9 +67,10 @@ struct FrameRequest {
 struct FramePixel {
     Vec3 rgb;
     float alpha = 0;
-    float depth_expected = 0;          // alpha-weighted mean of z along the camera's forward axis, times alpha
-    float depth_max_weight = max_depth; // z of the sample of largest weight in the last sample per pixel; alpha <= 0.2: max_depth
-    Vec3 normal;                       // alpha-weighted sum of unit normals
+    float depth_expected = 0; // alpha-weighted mean of z along the camera's forward axis, times alpha
+    float depth_max_weight =
+        max_depth; // z of the sample of largest weight in the last sample per pixel; alpha <= 0.2: max_depth
+    Vec3 normal;   // alpha-weighted sum of unit normals
 };
 
 // Everything that training continues from besides the parameters.

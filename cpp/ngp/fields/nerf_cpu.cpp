@@ -135,9 +135,9 @@ class CpuNerfEngine final : public NerfEngine {
         thickness_.resize(size_t(n));
         Pcg32 rng = Pcg32::seeded(seed_, occupancy_stream);
         rng.advance(uint64_t(state_.occupancy_updates) << 32);
-        const DrawOccupancySample uniform{occupancy_.values().data(), n_cascades_,         state_.occupancy_updates,
-                                          n_uniform,                  never_seen * 0.01f, rng,
-                                          positions_.data(),          cells_.data()};
+        const DrawOccupancySample uniform{
+            occupancy_.values().data(), n_cascades_, state_.occupancy_updates, n_uniform,
+            never_seen * 0.01f,         rng,         positions_.data(),        cells_.data()};
         DrawOccupancySample occupied = uniform;
         occupied.n = n_occupied;
         occupied.threshold = occupancy_threshold;
@@ -150,7 +150,8 @@ class CpuNerfEngine final : public NerfEngine {
         raw_.resize(size_t(n));
         parallel_for_range(n, positions_per_task, [&](int64_t begin, int64_t end, int worker) {
             for (int64_t i = begin; i < end; ++i) i < n_uniform ? uniform(i) : occupied(i - n_uniform);
-            kernels_.evaluate(model, positions_.data() + begin, nullptr, end - begin, raw_.data() + begin, workspace(worker));
+            kernels_.evaluate(model, positions_.data() + begin, nullptr, end - begin, raw_.data() + begin,
+                              workspace(worker));
             for (int64_t i = begin; i < end; ++i)
                 thickness_[i] = density_from_raw(options_.density_activation, raw_[i].density) * min_step;
         });
@@ -168,7 +169,8 @@ class CpuNerfEngine final : public NerfEngine {
             lane.samples = lane.evaluated = 0;
         }
         // Chunks of about a thousand samples; rounds of one chunk a lane, until the rays or the batch are used up.
-        const int chunk = int(std::clamp<int64_t>(1024 * int64_t(plan.n_rays) / plan.batch_size, 8, max_rays_per_chunk));
+        const int chunk =
+            int(std::clamp<int64_t>(1024 * int64_t(plan.n_rays) / plan.batch_size, 8, max_rays_per_chunk));
         const int n_chunks = (plan.n_rays + chunk - 1) / chunk;
         result_ = {};
         for (int first = 0; first < n_chunks && result_.samples < plan.batch_size; first += n_lanes) {
@@ -229,9 +231,14 @@ class CpuNerfEngine final : public NerfEngine {
         refresh_averaged();
         const NerfModelView model = averaged_model_.view(r.rgb_activation, r.density_activation);
         const int width = r.camera.width, height = r.camera.height;
-        const MakeRenderRay make{r.camera,      r.pose,          averaged_model_.box(), r.crop,
-                                 r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
-                                 r.near_distance, r.snap_to_pixel_centers};
+        const MakeRenderRay make{r.camera,
+                                 r.pose,
+                                 averaged_model_.box(),
+                                 r.crop,
+                                 r.crop_to_local,
+                                 Stepping::with_cone_angle(r.cone_angle),
+                                 r.near_distance,
+                                 r.snap_to_pixel_centers};
         const int tiles_x = (width + render_tile - 1) / render_tile, tiles_y = (height + render_tile - 1) / render_tile;
         parallel_for(int64_t(tiles_x) * tiles_y, [&](int64_t tile, int worker) {
             const int x0 = int(tile % tiles_x) * render_tile, y0 = int(tile / tiles_x) * render_tile;
@@ -241,8 +248,9 @@ class CpuNerfEngine final : public NerfEngine {
             FramePixel sums[max_rays_per_chunk];
             for (int sample = 0; sample < r.spp; ++sample) {
                 for (int i = 0; i < w * h; ++i) rays[i].march = make(x0 + i % w, y0 + i / w, sample);
-                kernels_.trace({&model, occupancy_.view(), make.stepping, r.min_transmittance, r.normals, rays, results, w * h},
-                               workspace(worker));
+                kernels_.trace(
+                    {&model, occupancy_.view(), make.stepping, r.min_transmittance, r.normals, rays, results, w * h},
+                    workspace(worker));
                 for (int i = 0; i < w * h; ++i) accumulate(r, rays[i].march, results[i], sums[i]);
             }
             for (int i = 0; i < w * h; ++i) {
@@ -261,8 +269,8 @@ class CpuNerfEngine final : public NerfEngine {
         refresh_averaged();
         const NerfModelView model = averaged_model_.view(Activation::Logistic, Activation::Exponential);
         parallel_for_range(n, positions_per_task, [&](int64_t begin, int64_t end, int worker) {
-            kernels_.evaluate(model, positions + begin, directions ? directions + begin : nullptr, end - begin, out + begin,
-                              workspace(worker));
+            kernels_.evaluate(model, positions + begin, directions ? directions + begin : nullptr, end - begin,
+                              out + begin, workspace(worker));
         });
     }
 
@@ -293,7 +301,9 @@ class CpuNerfEngine final : public NerfEngine {
     }
 
     const OccupancyGrid& occupancy() const override { return occupancy_; }
-    void set_occupancy(const std::vector<float>& values) override { occupancy_.set_values(values.data(), values.size()); }
+    void set_occupancy(const std::vector<float>& values) override {
+        occupancy_.set_values(values.data(), values.size());
+    }
     void reset_occupancy() override {
         occupancy_.resize(n_cascades_);
         state_.occupancy_updates = 0;
@@ -312,7 +322,9 @@ class CpuNerfEngine final : public NerfEngine {
 
   private:
     NerfWorkspace& workspace(int worker) { return workspaces_[worker]->get(); }
-    NerfModelView model_view(const CpuModel& m) const { return m.view(options_.rgb_activation, options_.density_activation); }
+    NerfModelView model_view(const CpuModel& m) const {
+        return m.view(options_.rgb_activation, options_.density_activation);
+    }
     SceneView scene() const { return {views_.data(), int(views_.size()), model_.box(), n_cascades_ - 1}; }
 
     StepPlan plan_step(int64_t batch_size) {
@@ -323,7 +335,8 @@ class CpuNerfEngine final : public NerfEngine {
         if (state_.rays_per_batch == 0 || state_.rays_of_last_batch == 0)
             state_.rays_per_batch = int(std::max<int64_t>(8, batch_size / initial_rays_divisor));
         else if (state_.rays_of_last_batch != batch_size) // a new batch size: the same samples a ray
-            state_.rays_per_batch = std::max(8, int(double(state_.rays_per_batch) * double(batch_size) / double(state_.rays_of_last_batch)));
+            state_.rays_per_batch = std::max(
+                8, int(double(state_.rays_per_batch) * double(batch_size) / double(state_.rays_of_last_batch)));
         state_.rays_of_last_batch = batch_size;
         p.n_rays = state_.rays_per_batch;
         p.occupancy = occupancy_update_at(options_.occupancy_schedule, state_.step, n_cascades_, batch_size);
@@ -361,8 +374,8 @@ class CpuNerfEngine final : public NerfEngine {
             int level;
             uint32_t first, last;
         };
-        // The entries of a level are split only as far as threads need work; every entry has one writer, and its order of
-        // additions does not depend on the split. Large levels first, to balance the end.
+        // The entries of a level are split only as far as threads need work; every entry has one writer, and its order
+        // of additions does not depend on the split. Large levels first, to balance the end.
         std::vector<Task> tasks;
         for (int i = 0; i < shape_.position.n_parts; ++i) {
             const EncodingPart& part = shape_.position.parts[i];

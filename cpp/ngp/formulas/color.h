@@ -9,9 +9,7 @@ enum class ColorSpace : uint8_t { Linear = 0, SRGB = 1 };
 enum class TonemapCurve : uint8_t { Identity = 0, ACES = 1, Hable = 2, Reinhard = 3 };
 
 NGP_HD float srgb_to_linear(float v) { return v <= 0.04045f ? v / 12.92f : std::pow((v + 0.055f) / 1.055f, 2.4f); }
-NGP_HD float linear_to_srgb(float v) {
-    return v < 0.0031308f ? 12.92f * v : 1.055f * std::pow(v, 0.41666f) - 0.055f;
-}
+NGP_HD float linear_to_srgb(float v) { return v < 0.0031308f ? 12.92f * v : 1.055f * std::pow(v, 0.41666f) - 0.055f; }
 NGP_HD Vec3 srgb_to_linear(Vec3 c) { return {srgb_to_linear(c.x), srgb_to_linear(c.y), srgb_to_linear(c.z)}; }
 NGP_HD Vec3 linear_to_srgb(Vec3 c) { return {linear_to_srgb(c.x), linear_to_srgb(c.y), linear_to_srgb(c.z)}; }
 
@@ -30,7 +28,8 @@ NGP_HD Vec3 tonemap(TonemapCurve curve, Vec3 c) {
         // (x(Ax+CB)+DE)/(x(Ax+B)+DF) - E/F, brought to one fraction
         const float k[6] = {A * F - A * E, C * B * F - B * E, 0.0f, A * F, B * F, D * F * F};
         const float scale = 1.0f / rational_curve(k, white);
-        return Vec3{rational_curve(k, 2.0f * c.x), rational_curve(k, 2.0f * c.y), rational_curve(k, 2.0f * c.z)} * scale;
+        return Vec3{rational_curve(k, 2.0f * c.x), rational_curve(k, 2.0f * c.y), rational_curve(k, 2.0f * c.z)} *
+               scale;
     }
     if (curve == TonemapCurve::Reinhard) {
         float y = 0.2126f * c.x + 0.7152f * c.y + 0.0722f * c.z;

@@ -23,8 +23,8 @@ struct GridLevel {
 
 // Entry of corner (x, y, z) relative to the level's offset. Corners can reach `resolution` and wrap.
 NGP_HD uint32_t grid_entry(const GridLevel& level, uint32_t x, uint32_t y, uint32_t z) {
-    uint32_t index = level.hashed ? x ^ (y * 2654435761u) ^ (z * 805459861u)
-                                  : x + (y + z * level.resolution) * level.resolution;
+    uint32_t index =
+        level.hashed ? x ^ (y * 2654435761u) ^ (z * 805459861u) : x + (y + z * level.resolution) * level.resolution;
     return index % level.entries;
 }
 

@@ -29,10 +29,16 @@ NGP_HD float mul_then_add(float a, float b, float c) {
 }
 
 template <typename T>
-NGP_HD T min_of(T a, T b) { return b < a ? b : a; }
+NGP_HD T min_of(T a, T b) {
+    return b < a ? b : a;
+}
 template <typename T>
-NGP_HD T max_of(T a, T b) { return a < b ? b : a; }
+NGP_HD T max_of(T a, T b) {
+    return a < b ? b : a;
+}
 template <typename T>
-NGP_HD T clamp_to(T v, T lo, T hi) { return v < lo ? lo : (hi < v ? hi : v); }
+NGP_HD T clamp_to(T v, T lo, T hi) {
+    return v < lo ? lo : (hi < v ? hi : v);
+}
 
 } // namespace ngp

@@ -1,5 +1,5 @@
-// Stepping along a ray through the cascaded occupancy grid (specification E.2, D.5). Lengths are in NGP units, where the
-// cascade-0 grid is the unit cube [0,1]^3 and cascade c the cube of side 2^c with the same centre.
+// Stepping along a ray through the cascaded occupancy grid (specification E.2, D.5). Lengths are in NGP units, where
+// the cascade-0 grid is the unit cube [0,1]^3 and cascade c the cube of side 2^c with the same centre.
 #pragma once
 
 #include <ngp/formulas/aabb.h>
@@ -139,8 +139,8 @@ struct RayMarcher {
     }
     NGP_HD Vec3 position(float at) const { return origin + direction * at; }
 
-    // Moves to the next occupied sample and returns its step length, or 0 when the ray has left the box. The caller adds
-    // the step length to t. `raise_by_dt`: the cascade rule of training.
+    // Moves to the next occupied sample and returns its step length, or 0 when the ray has left the box. The caller
+    // adds the step length to t. `raise_by_dt`: the cascade rule of training.
     NGP_HD float next(const OccupancyView& grid, const Stepping& stepping, bool raise_by_dt) {
         while (t < t_end) {
             float dt = stepping.step_length(t);
@@ -150,7 +150,8 @@ struct RayMarcher {
             if (!cell.inside) return 0.0f;
             uint32_t m = morton3(uint32_t(cell.x), uint32_t(cell.y), uint32_t(cell.z));
             uint64_t block = grid.block(cascade, m);
-            // So far away that a step vanishes in t's rounding, marching would never end: nothing can be resolved there.
+            // So far away that a step vanishes in t's rounding, marching would never end: nothing can be resolved
+            // there.
             if ((block >> (m & 63u)) & 1u) return t + dt > t ? dt : 0.0f;
             const float after =
                 stepping.advance_to(t, block_exit(origin, inverse_direction, cell, cascade, block == 0 ? 4 : 1));

@@ -38,8 +38,7 @@ NGP_HD float fraction_of_bits(uint32_t bits) { return float(bits >> 8) * (1.0f /
 
 // Point `index` of the scrambled sequence, in [0,1)^2.
 NGP_HD Vec2 sobol2(uint32_t index, uint32_t seed) {
-    index = owen_scramble(reverse_bits(index), seed);
-    index = reverse_bits(index);
+    index = owen_scramble(index, seed); // shuffles within aligned blocks of powers of two
     uint32_t x = owen_scramble(reverse_bits(index), hash_combine(seed, 0u));
     uint32_t y = owen_scramble(sobol_dimension1(index), hash_combine(seed, 1u));
     return {fraction_of_bits(x), fraction_of_bits(y)};

@@ -24,7 +24,8 @@ std::vector<uint8_t> read_file(const std::string& path) {
     if (!f) fail(path, ": cannot be opened: ", std::strerror(errno));
     std::vector<uint8_t> data;
     std::vector<uint8_t> block(1 << 20);
-    while (size_t n = std::fread(block.data(), 1, block.size(), f.get())) data.insert(data.end(), block.begin(), block.begin() + n);
+    while (size_t n = std::fread(block.data(), 1, block.size(), f.get()))
+        data.insert(data.end(), block.begin(), block.begin() + n);
     if (std::ferror(f.get())) fail(path, ": cannot be read: ", std::strerror(errno));
     return data;
 }
@@ -79,7 +80,8 @@ void write_atomically(const std::string& path, const std::vector<uint8_t>& data,
         if (std::fwrite(data.data(), 1, data.size(), f.get()) != data.size()) give_up("cannot be written");
     } else {
         z_stream z{};
-        if (deflateInit2(&z, level, Z_DEFLATED, 15 + 16, 9, Z_DEFAULT_STRATEGY) != Z_OK) give_up("zlib could not be started");
+        if (deflateInit2(&z, level, Z_DEFLATED, 15 + 16, 9, Z_DEFAULT_STRATEGY) != Z_OK)
+            give_up("zlib could not be started");
         std::unique_ptr<z_stream, int (*)(z_stream*)> guard(&z, deflateEnd);
         std::vector<uint8_t> block(1 << 20);
         size_t consumed = 0;

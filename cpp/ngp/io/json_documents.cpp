@@ -1,5 +1,5 @@
-// Everything that touches nlohmann-json, in one translation unit because the header is heavy: network configurations and
-// the MessagePack document inside a snapshot.
+// Everything that touches nlohmann-json, in one translation unit because the header is heavy: network configurations
+// (json_config.h) and the MessagePack document inside a snapshot.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -7,316 +7,15 @@
 #include <ngp/core/check.h>
 #include <ngp/formulas/half.h>
 #include <ngp/io/gzip_file.h>
+#include <ngp/io/json_config.h>
+#include <ngp/io/json_node.h>
 #include <ngp/io/snapshot.h>
-#include <nlohmann/json.hpp>
 
 namespace ngp {
 
 namespace {
 
-using Json = nlohmann::json;
-
 static_assert(std::endian::native == std::endian::little, "snapshots are little-endian; this needs byte swapping");
-
-// Builds a document from parser events, refusing depths at which the recursive parts of parsing and of this file would
-// run out of stack.
-class DocumentBuilder final : public nlohmann::json_sax<Json> {
-  public:
-    static constexpr size_t max_depth = 64;
-    Json root;
-    std::string error;
-
-    bool null() override { return add(nullptr); }
-    bool boolean(bool v) override { return add(v); }
-    bool number_integer(number_integer_t v) override { return add(v); }
-    bool number_unsigned(number_unsigned_t v) override { return add(v); }
-    bool number_float(number_float_t v, const string_t&) override { return add(v); }
-    bool string(string_t& v) override { return add(std::move(v)); }
-    bool binary(binary_t& v) override { return add(std::move(v)); }
-    bool start_object(size_t) override { return open(Json::object()); }
-    bool start_array(size_t) override { return open(Json::array()); }
-    bool end_object() override { return close(); }
-    bool end_array() override { return close(); }
-    bool key(string_t& v) override {
-        key_ = std::move(v);
-        return true;
-    }
-    bool parse_error(size_t, const std::string&, const nlohmann::detail::exception& e) override {
-        error = e.what();
-        return false;
-    }
-
-  private:
-    bool add(Json v) {
-        place(std::move(v));
-        return true;
-    }
-    Json* place(Json v) {
-        if (open_.empty()) return &(root = std::move(v));
-        Json& parent = *open_.back();
-        if (parent.is_array()) return &parent.emplace_back(std::move(v));
-        return &(parent[key_] = std::move(v));
-    }
-    bool open(Json v) {
-        if (open_.size() >= max_depth) {
-            error = "nested more than " + std::to_string(max_depth) + " levels deep";
-            return false;
-        }
-        open_.push_back(place(std::move(v)));
-        return true;
-    }
-    bool close() {
-        open_.pop_back();
-        return true;
-    }
-
-    std::vector<Json*> open_; // stay valid: a container is only added to while it is the last one
-    std::string key_;
-};
-
-template <typename Bytes>
-Json parse_document(const Bytes& bytes, Json::input_format_t format, const std::string& source, const char* kind) {
-    DocumentBuilder builder;
-    if (!Json::sax_parse(bytes, &builder, format, true, true)) fail(source, ": is not ", kind, ": ", builder.error);
-    return std::move(builder.root);
-}
-
-// A document node that knows where it is, so that errors can say so.
-class Node {
-  public:
-    Node(const Json& json, std::string where) : json_(&json), where_(std::move(where)) {}
-
-    const std::string& where() const { return where_; }
-    const Json& json() const { return *json_; }
-    bool has(const char* key) const { return json_->is_object() && json_->contains(key) && !(*json_)[key].is_null(); }
-    Node at(const char* key) const {
-        if (!json_->is_object()) fail(where_, ": must be an object");
-        if (!has(key)) fail(where_, ": the key '", key, "' is missing");
-        return {(*json_)[key], where_ + "." + key};
-    }
-    Node at(size_t i) const { return {(*json_)[i], where_ + "[" + std::to_string(i) + "]"}; }
-    size_t size() const {
-        if (!json_->is_array()) fail(where_, ": must be an array");
-        return json_->size();
-    }
-    void expect_size(size_t n) const {
-        if (size() != n) fail(where_, ": must have ", n, " elements, not ", size());
-    }
-
-    float number() const {
-        if (!json_->is_number()) fail(where_, ": must be a number");
-        return json_->get<float>();
-    }
-    int64_t integer(int64_t lowest, int64_t highest) const {
-        if (!json_->is_number()) fail(where_, ": must be a number");
-        const double v = json_->get<double>();
-        if (!(v >= double(lowest) && v <= double(highest)) || v != std::floor(v))
-            fail(where_, ": is ", v, "; it must be a whole number from ", lowest, " to ", highest);
-        return int64_t(v);
-    }
-    bool boolean() const {
-        if (!json_->is_boolean()) fail(where_, ": must be true or false");
-        return json_->get<bool>();
-    }
-    std::string text() const {
-        if (!json_->is_string()) fail(where_, ": must be a string");
-        return json_->get<std::string>();
-    }
-    const std::vector<uint8_t>& binary() const {
-        if (!json_->is_binary()) fail(where_, ": must be binary data");
-        return json_->get_binary();
-    }
-    Vec3 vec3() const {
-        expect_size(3);
-        return {at(size_t(0)).number(), at(1).number(), at(2).number()};
-    }
-    Vec2 vec2() const {
-        expect_size(2);
-        return {at(size_t(0)).number(), at(1).number()};
-    }
-    CameraMatrix camera_matrix() const {
-        expect_size(3);
-        float m[3][4];
-        for (size_t r = 0; r < 3; ++r) {
-            at(r).expect_size(4);
-            for (size_t c = 0; c < 4; ++c) m[r][c] = at(r).at(c).number();
-        }
-        return {{m[0][0], m[1][0], m[2][0]}, {m[0][1], m[1][1], m[2][1]}, {m[0][2], m[1][2], m[2][2]}, {m[0][3], m[1][3], m[2][3]}};
-    }
-    Mat3 mat3() const {
-        expect_size(3);
-        Mat3 m;
-        for (size_t r = 0; r < 3; ++r) {
-            at(r).expect_size(3);
-            for (size_t c = 0; c < 3; ++c) m.c[c][int(r)] = at(r).at(c).number();
-        }
-        return m;
-    }
-    // +-inf travel as null in text, so missing numbers there leave the box empty.
-    Aabb box() const { return {at("min").vec3(), at("max").vec3()}; }
-
-    // Optional values.
-    float number(const char* key, float otherwise) const { return has(key) ? at(key).number() : otherwise; }
-    int integer(const char* key, int otherwise, int64_t lowest, int64_t highest) const {
-        return has(key) ? int(at(key).integer(lowest, highest)) : otherwise;
-    }
-    bool boolean(const char* key, bool otherwise) const { return has(key) ? at(key).boolean() : otherwise; }
-    std::string text(const char* key, const std::string& otherwise) const { return has(key) ? at(key).text() : otherwise; }
-
-  private:
-    const Json* json_;
-    std::string where_;
-};
-
-std::string lower(std::string s) {
-    std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return char(std::tolower(c)); });
-    return s;
-}
-
-template <typename T>
-T choose(const Node& parent, const char* key, const char* otherwise,
-         std::initializer_list<std::pair<const char*, T>> choices) {
-    const std::string given = parent.text(key, otherwise);
-    std::string names;
-    for (const auto& [name, value] : choices) {
-        if (lower(given) == lower(name)) return value;
-        names += std::string(names.empty() ? "" : ", ") + name;
-    }
-    fail(parent.where(), ".", key, ": '", given, "' is not supported; this version knows ", names);
-}
-
-// --- network configuration -----------------------------------------------------------------------------------------
-
-enum class EncodingName { Grid, Hash, Dense, Tiled, SphericalHarmonics, Frequency, Identity, Composite };
-
-void read_grid(const Node& n, EncodingName name, EncodingConfig& c) {
-    c.kind = EncodingKind::Grid;
-    c.grid_type = name == EncodingName::Dense   ? GridType::Dense
-                  : name == EncodingName::Tiled ? GridType::Tiled
-                  : name == EncodingName::Hash
-                      ? GridType::Hash
-                      : choose<GridType>(n, "type", "Hash",
-                                         {{"Hash", GridType::Hash}, {"Dense", GridType::Dense}, {"Tiled", GridType::Tiled}});
-    c.n_levels = n.integer("n_levels", 16, 1, max_grid_levels);
-    c.n_features = n.integer("n_features_per_level", 2, 1, 8);
-    if (!std::has_single_bit(unsigned(c.n_features)))
-        fail(n.where(), ".n_features_per_level: is ", c.n_features, "; it must be 1, 2, 4 or 8");
-    c.log2_hashmap_size = n.integer("log2_hashmap_size", 19, 3, 28);
-    c.base_resolution = n.integer("base_resolution", 1 << (c.log2_hashmap_size / 3), 1, 1 << 16);
-    c.per_level_scale = n.number("per_level_scale", 0.0f);
-    if (!(c.per_level_scale >= 0.0f && c.per_level_scale < 64.0f))
-        fail(n.where(), ".per_level_scale: is ", c.per_level_scale, "; it must be positive and below 64, or 0 for automatic");
-    c.interpolation = choose<Interpolation>(n, "interpolation", "Linear",
-                                            {{"Linear", Interpolation::Linear}, {"Smoothstep", Interpolation::Smoothstep}});
-}
-
-void read_encoding(const Node& n, std::vector<EncodingConfig>& parts) {
-    const auto name = choose<EncodingName>(n, "otype", "HashGrid",
-                                           {{"HashGrid", EncodingName::Hash},
-                                            {"Grid", EncodingName::Grid},
-                                            {"DenseGrid", EncodingName::Dense},
-                                            {"TiledGrid", EncodingName::Tiled},
-                                            {"SphericalHarmonics", EncodingName::SphericalHarmonics},
-                                            {"Frequency", EncodingName::Frequency},
-                                            {"Identity", EncodingName::Identity},
-                                            {"Composite", EncodingName::Composite}});
-    if (name == EncodingName::Composite) {
-        const Node nested = n.at("nested");
-        for (size_t i = 0; i < nested.size(); ++i) read_encoding(nested.at(i), parts);
-        return;
-    }
-    EncodingConfig c;
-    c.n_dims = n.integer("n_dims_to_encode", 0, 0, 64);
-    switch (name) {
-        case EncodingName::SphericalHarmonics:
-            c.kind = EncodingKind::SphericalHarmonics;
-            c.degree = n.integer("degree", 4, 1, 4);
-            break;
-        case EncodingName::Frequency:
-            c.kind = EncodingKind::Frequency;
-            c.n_frequencies = n.integer("n_frequencies", 12, 1, 24);
-            break;
-        case EncodingName::Identity: c.kind = EncodingKind::Identity; break;
-        default: read_grid(n, name, c);
-    }
-    parts.push_back(c);
-}
-
-MlpConfig read_mlp(const Node& n) {
-    MlpConfig c;
-    const bool fused = choose<bool>(n, "otype", "FullyFusedMLP",
-                                    {{"FullyFusedMLP", true}, {"CutlassMLP", false}, {"MegakernelMLP", true}});
-    c.padding = fused ? 16 : 8;
-    c.width = n.integer("n_neurons", 64, 1, max_mlp_width);
-    c.n_hidden = n.integer("n_hidden_layers", 2, 0, max_mlp_layers - 1);
-    c.hidden_relu = choose<bool>(n, "activation", "ReLU", {{"ReLU", true}, {"None", false}});
-    choose<bool>(n, "output_activation", "None", {{"None", true}});
-    if (fused && !(c.width == 16 || c.width == 32 || c.width == 64 || c.width == 128))
-        fail(n.where(), ".n_neurons: is ", c.width, "; FullyFusedMLP takes 16, 32, 64 or 128 (CutlassMLP any width)");
-    if (fused && c.n_hidden == 0) fail(n.where(), ".n_hidden_layers: FullyFusedMLP needs at least one hidden layer");
-    if (!fused && c.width % 8) fail(n.where(), ".n_neurons: is ", c.width, "; it must be a multiple of 8");
-    return c;
-}
-
-enum class OptimizerName { Ema, ExponentialDecay, Adam };
-
-void read_optimizer(const Node& n, AdamSettings& s) {
-    switch (choose<OptimizerName>(n, "otype", "Adam",
-                                  {{"Ema", OptimizerName::Ema},
-                                   {"ExponentialDecay", OptimizerName::ExponentialDecay},
-                                   {"Adam", OptimizerName::Adam}})) {
-        case OptimizerName::Ema:
-            s.ema_decay = n.number("decay", 0.99f);
-            if (!(s.ema_decay >= 0.0f && s.ema_decay < 1.0f))
-                fail(n.where(), ".decay: is ", s.ema_decay, "; it must be at least 0 and below 1");
-            return read_optimizer(n.at("nested"), s);
-        case OptimizerName::ExponentialDecay:
-            s.decay_start = n.integer("decay_start", 0, 0, INT32_MAX);
-            s.decay_interval = n.integer("decay_interval", 1, 1, INT32_MAX);
-            s.decay_base = n.number("decay_base", 0.1f);
-            return read_optimizer(n.at("nested"), s);
-        case OptimizerName::Adam:
-            s.learning_rate = n.number("learning_rate", 1e-3f);
-            s.beta1 = n.number("beta1", 0.9f);
-            s.beta2 = n.number("beta2", 0.999f);
-            s.epsilon = n.number("epsilon", 1e-8f);
-            s.l2_reg = n.number("l2_reg", 1e-8f);
-    }
-    if (!(s.learning_rate >= 0.0f)) fail(n.where(), ".learning_rate: is ", s.learning_rate, "; it must not be negative");
-    if (!(s.beta1 >= 0.0f && s.beta1 < 1.0f && s.beta2 >= 0.0f && s.beta2 < 1.0f))
-        fail(n.where(), ": beta1 and beta2 must be at least 0 and below 1");
-}
-
-NetworkConfig read_config(const Node& n) {
-    NetworkConfig c;
-    c.optimizer.ema_decay = 0.0f;
-    c.optimizer.decay_base = 1.0f;
-    read_encoding(n.at("encoding"), c.position_encoding);
-    if (n.has("dir_encoding")) {
-        read_encoding(n.at("dir_encoding"), c.direction_encoding);
-    } else {
-        EncodingConfig sh;
-        sh.kind = EncodingKind::SphericalHarmonics;
-        sh.n_dims = 3;
-        c.direction_encoding = {sh};
-    }
-    c.density_mlp = read_mlp(n.at("network"));
-    c.rgb_mlp = read_mlp(n.at(n.has("rgb_network") ? "rgb_network" : "network"));
-    if (n.has("loss"))
-        c.loss = choose<LossType>(n.at("loss"), "otype", "L2",
-                                  {{"L2", LossType::L2},
-                                   {"L1", LossType::L1},
-                                   {"MAPE", LossType::Mape},
-                                   {"SMAPE", LossType::Smape},
-                                   {"Huber", LossType::Huber},
-                                   {"SmoothL1", LossType::Huber},
-                                   {"LogL1", LossType::LogL1},
-                                   {"RelativeL2", LossType::RelativeL2}});
-    read_optimizer(n.at("optimizer"), c.optimizer);
-    return c;
-}
-
-// --- snapshot ------------------------------------------------------------------------------------------------------
 
 Json rows(const CameraMatrix& m) {
     const Vec3 c[4] = {m.right, m.down, m.forward, m.position};
@@ -376,7 +75,8 @@ Lens read_lens(const Node& n) {
     Lens l;
     if (n.json().is_null()) return l;
     for (const char* key : {"ftheta_p0", "latlong", "equirectangular", "orthographic"})
-        if (n.has(key)) fail(n.where(), ": the lens '", key, "' is not supported yet; perspective, OpenCV and fisheye are");
+        if (n.has(key))
+            fail(n.where(), ": the lens '", key, "' is not supported yet; perspective, OpenCV and fisheye are");
     if (!n.has("k1")) return l;
     const bool fisheye = n.boolean("is_fisheye", false);
     l.mode = fisheye ? LensMode::OpenCVFisheye : LensMode::OpenCV;
@@ -565,8 +265,8 @@ Json write_train_state(const NerfTrainState& s, const OptimizerArrays& a, const 
 
 Node innermost_optimizer(const Node& n) { return n.has("nested") ? innermost_optimizer(n.at("nested")) : n; }
 
-// From a file of ours: everything. From instant-ngp's: Adam's moments and counters; masters are the stored weights, and the
-// average restarts from them.
+// From a file of ours: everything. From instant-ngp's: Adam's moments and counters; masters are the stored weights, and
+// the average restarts from them.
 void read_train_state(const Node& snapshot, const NerfModelShape& shape, Snapshot& s) {
     const size_t n = shape.n_params();
     OptimizerArrays a(n);
@@ -605,7 +305,8 @@ void read_train_state(const Node& snapshot, const NerfModelShape& shape, Snapsho
         for (size_t i = 0; i < n; ++i) a.average[i] = float(s.params[i] * debias);
     }
     for (size_t i = shape.encoding_begin(); i < n; ++i)
-        if (a.average_steps[i] > steps) fail(snapshot.where(), ".pyngp: average_steps_binary holds a step beyond the last one");
+        if (a.average_steps[i] > steps)
+            fail(snapshot.where(), ".pyngp: average_steps_binary holds a step beyond the last one");
     t.optimizer = gather_state(a, steps, shape);
     s.has_train_state = true;
 }
@@ -639,10 +340,6 @@ ExtraSettings read_extra(const Node& n) {
     return e;
 }
 
-Json parse_text(const std::string& text, const std::string& source) {
-    return parse_document(text, Json::input_format_t::json, source, "valid JSON");
-}
-
 Snapshot read_document(const Json& document, const std::string& path) {
     const Node root(document, path);
     const Node n = root.at("snapshot");
@@ -658,7 +355,8 @@ Snapshot read_document(const Json& document, const std::string& path) {
     s.loss = n.at("loss").number();
     const Node nerf = n.at("nerf");
     const int aabb_scale = int(nerf.at("aabb_scale").integer(1, 128));
-    if (!std::has_single_bit(unsigned(aabb_scale))) fail(nerf.where(), ".aabb_scale: is ", aabb_scale, "; it must be a power of two");
+    if (!std::has_single_bit(unsigned(aabb_scale)))
+        fail(nerf.where(), ".aabb_scale: is ", aabb_scale, "; it must be a power of two");
     s.dataset = read_dataset(nerf.at("dataset"));
     s.dataset.aabb_scale = aabb_scale;
     if (nerf.has("rgb")) s.rays_per_batch = nerf.at("rgb").integer("rays_per_batch", 0, 0, 1 << 30);
@@ -709,28 +407,6 @@ Snapshot read_document(const Json& document, const std::string& path) {
 
 } // namespace
 
-NetworkConfig parse_network_config(const std::string& text, const std::string& source) {
-    const Json json = parse_text(text, source);
-    NetworkConfig c = read_config(Node(json, source));
-    c.json = json.dump();
-    return c;
-}
-
-const std::string& base_nerf_config_json() {
-    static const std::string text = R"({
-  "loss": {"otype": "Huber"},
-  "optimizer": {"otype": "Ema", "decay": 0.95, "nested": {
-    "otype": "ExponentialDecay", "decay_start": 20000, "decay_interval": 10000, "decay_base": 0.33, "nested": {
-      "otype": "Adam", "learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-15, "l2_reg": 1e-6}}},
-  "encoding": {"otype": "HashGrid", "n_levels": 8, "n_features_per_level": 4, "log2_hashmap_size": 19, "base_resolution": 16},
-  "network": {"otype": "FullyFusedMLP", "activation": "ReLU", "output_activation": "None", "n_neurons": 64, "n_hidden_layers": 1},
-  "dir_encoding": {"otype": "Composite", "nested": [
-    {"n_dims_to_encode": 3, "otype": "SphericalHarmonics", "degree": 4}, {"otype": "Identity"}]},
-  "rgb_network": {"otype": "FullyFusedMLP", "activation": "ReLU", "output_activation": "None", "n_neurons": 64, "n_hidden_layers": 2}
-})";
-    return text;
-}
-
 void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelShape& shape, bool compress) {
     Json document = parse_text(s.config_json, "network configuration");
     const Json optimizer_config = document.value("optimizer", Json::object());
@@ -755,9 +431,14 @@ void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelS
            {"density_grid_size", occupancy_resolution},
            {"density_grid_binary", binary(to_halves(s.density_grid))}};
     // Refined cameras: none yet, as instant-ngp writes them when nothing has been optimised.
-    const Json offset{{"iter", 0},           {"first_moment", {0.0f, 0.0f, 0.0f}}, {"second_moment", {0.0f, 0.0f, 0.0f}},
-                      {"variable", {0.0f, 0.0f, 0.0f}}, {"learning_rate", 1e-4f},   {"epsilon", 1e-8f},
-                      {"beta1", 0.9f},       {"beta2", 0.99f}};
+    const Json offset{{"iter", 0},
+                      {"first_moment", {0.0f, 0.0f, 0.0f}},
+                      {"second_moment", {0.0f, 0.0f, 0.0f}},
+                      {"variable", {0.0f, 0.0f, 0.0f}},
+                      {"learning_rate", 1e-4f},
+                      {"epsilon", 1e-8f},
+                      {"beta1", 0.9f},
+                      {"beta2", 0.99f}};
     Json latent = offset;
     for (const char* key : {"first_moment", "second_moment", "variable"}) latent[key] = Json::array();
     n["nerf"] = {{"aabb_scale", s.dataset.aabb_scale},
@@ -791,7 +472,8 @@ void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelS
 Snapshot read_snapshot(const std::string& path) {
     std::vector<uint8_t> bytes = read_maybe_compressed(path);
     const bool text = !bytes.empty() && bytes[0] == '{';
-    const Json document = parse_document(bytes, text ? Json::input_format_t::json : Json::input_format_t::msgpack, path, "a snapshot");
+    const Json document =
+        parse_document(bytes, text ? Json::input_format_t::json : Json::input_format_t::msgpack, path, "a snapshot");
     bytes = {};
     try {
         return read_document(document, path);

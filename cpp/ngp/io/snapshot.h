@@ -1,7 +1,7 @@
 // Snapshots (.ingp): instant-ngp's file format (specification D) plus one key of our own, `pyngp`, that it ignores.
 //
-// `pyngp` holds what exact resume needs beyond the format and a checksum of the parameters. Files are written beside their
-// destination, flushed and renamed, so that a kill at any moment leaves the old file or the new one.
+// `pyngp` holds what exact resume needs beyond the format and a checksum of the parameters. Files are written beside
+// their destination, flushed and renamed, so that a kill at any moment leaves the old file or the new one.
 #pragma once
 
 #include <memory>

@@ -19,7 +19,7 @@ struct CompositeOptions {
     Activation density_activation = Activation::Exponential;
     LossType loss = LossType::Huber;
     float near_distance = 0.1f;
-    float regularizer = 0; // weight of the two density regularizers, relative to the loss summed over rays
+    float regularizer = 0;          // weight of the two density regularizers, relative to the loss summed over rays
     bool encourage_density = false; // while the grid is almost empty
 };
 
@@ -81,7 +81,8 @@ struct CompositeAndLoss {
             const float derivative = density_derivative(options.density_activation, s[k].density);
             d.density = derivative * step[k] * blend_density_gradient(g, again.transmittance, color, total - again.rgb);
             if (options.encourage_density && s[k].density < 0.0f) d.density -= options.regularizer;
-            if (t[i * ray_stride + k] < options.near_distance && s[k].density > -10.0f) d.density += options.regularizer;
+            if (t[i * ray_stride + k] < options.near_distance && s[k].density > -10.0f)
+                d.density += options.regularizer;
         }
     }
 };

@@ -20,10 +20,10 @@ int round_up(int v, int multiple) { return (v + multiple - 1) / multiple * multi
 
 int outputs_of(const EncodingConfig& c, int n_in) {
     switch (c.kind) {
-        case EncodingKind::Grid: return c.n_levels * c.n_features;
-        case EncodingKind::SphericalHarmonics: return sh_coefficients(c.degree);
-        case EncodingKind::Frequency: return n_in * c.n_frequencies * 2;
-        default: return n_in;
+    case EncodingKind::Grid: return c.n_levels * c.n_features;
+    case EncodingKind::SphericalHarmonics: return sh_coefficients(c.degree);
+    case EncodingKind::Frequency: return n_in * c.n_frequencies * 2;
+    default: return n_in;
     }
 }
 
@@ -65,7 +65,8 @@ std::vector<GridLevel> grid_levels(const EncodingConfig& c, int n_dims, int aabb
         level.entries = uint32_t(entries);
         offset += entries;
         if (offset * uint64_t(c.n_features) > 0x7fffffffu)
-            fail("encoding: the grid has more than 2^31 parameters; lower n_levels, log2_hashmap_size or base_resolution");
+            fail("encoding: the grid has more than 2^31 parameters; lower n_levels, log2_hashmap_size or "
+                 "base_resolution");
         levels.push_back(level);
     }
     return levels;

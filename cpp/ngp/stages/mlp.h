@@ -12,7 +12,7 @@ constexpr int max_mlp_width = 1024;
 
 // Layer k maps `in(k)` to `out(k)` features; canonical parameters are the row-major [out][in] matrices in order.
 struct MlpShape {
-    int n_layers = 0; // hidden layers + 1
+    int n_layers = 0;                   // hidden layers + 1
     int n_in = 0, width = 0, n_out = 0; // padded
     bool hidden_relu = true;
 

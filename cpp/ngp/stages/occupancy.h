@@ -1,5 +1,5 @@
-// Stage: occupancy grid (specification D.5, E.3). A cascaded 128^3 grid of optical thickness per minimal step, from whose
-// bits marching decides what to skip. Bodies here run on every device; OccupancyGrid is the CPU's container.
+// Stage: occupancy grid (specification D.5, E.3). A cascaded 128^3 grid of optical thickness per minimal step, from
+// whose bits marching decides what to skip. Bodies here run on every device; OccupancyGrid is the CPU's container.
 #pragma once
 
 #include <ngp/core/buffer.h>
@@ -36,10 +36,10 @@ NGP_HD Vec3 occupancy_cell_corner(uint32_t x, uint32_t y, uint32_t z, int cascad
 struct DrawOccupancySample {
     const float* values;
     int n_cascades;
-    uint32_t update;  // number of updates so far
-    int64_t n;        // samples of this kind in this update
-    float threshold;  // retry while the cell's value is not above it
-    Pcg32 rng;        // state of this kind and update
+    uint32_t update; // number of updates so far
+    int64_t n;       // samples of this kind in this update
+    float threshold; // retry while the cell's value is not above it
+    Pcg32 rng;       // state of this kind and update
     Vec3* position;
     uint32_t* cell; // cascade * occupancy_cells + Morton code
 
@@ -49,8 +49,9 @@ struct DrawOccupancySample {
         const uint32_t cascade = min_of(uint32_t(r.next_float() * float(n_cascades)), uint32_t(n_cascades - 1));
         uint32_t morton = 0;
         for (uint32_t retry = 0; retry < 10; ++retry) {
-            morton = uint32_t((uint64_t(i) + uint64_t(update) * uint64_t(n)) * 56924617u + retry * 19349663u + 96925573u) %
-                     occupancy_cells;
+            morton =
+                uint32_t((uint64_t(i) + uint64_t(update) * uint64_t(n)) * 56924617u + retry * 19349663u + 96925573u) %
+                occupancy_cells;
             if (values[cascade * occupancy_cells + morton] > threshold) break;
         }
         const uint32_t x = gather_bits3(morton), y = gather_bits3(morton >> 1), z = gather_bits3(morton >> 2);
@@ -87,8 +88,8 @@ struct OccupancyBits {
     }
 };
 
-// Body: marks cell i of a cascade's central half if any of the 2x2x2 cells of the next finer cascade there is set. Word i
-// holds coarse cells 64i..64i+63 of the central half's cube of 64^3, in Morton order.
+// Body: marks cell i of a cascade's central half if any of the 2x2x2 cells of the next finer cascade there is set. Word
+// i holds coarse cells 64i..64i+63 of the central half's cube of 64^3, in Morton order.
 struct CoarsenOccupancy {
     const uint64_t* fine;
     uint64_t* coarse;
@@ -106,7 +107,8 @@ struct CoarsenOccupancy {
     }
 };
 
-// Body: row i of lattice points (y, z) of one cascade, 129 along x: which are in front of a camera and inside its image.
+// Body: row i of lattice points (y, z) of one cascade, 129 along x: which are in front of a camera and inside its
+// image.
 struct MarkVisiblePoints {
     SceneView scene;
     int n_images;

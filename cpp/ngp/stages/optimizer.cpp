@@ -11,18 +11,22 @@ namespace {
 constexpr int64_t entries_per_task = 1 << 14;
 
 double bias_corrected(const AdamSettings& s, double learning_rate, uint32_t t) {
-    return t == 0 ? learning_rate
-                  : learning_rate * std::sqrt(1.0 - std::pow(double(s.beta2), t)) / (1.0 - std::pow(double(s.beta1), t));
+    return t == 0
+               ? learning_rate
+               : learning_rate * std::sqrt(1.0 - std::pow(double(s.beta2), t)) / (1.0 - std::pow(double(s.beta1), t));
 }
 
 // Powers of a decay below one are negligible (1e-13) from here on.
-int table_length(double decay) { return decay <= 0.0 || decay >= 1.0 ? 2 : std::min(1 << 16, int(-30.0 / std::log(decay)) + 2); }
+int table_length(double decay) {
+    return decay <= 0.0 || decay >= 1.0 ? 2 : std::min(1 << 16, int(-30.0 / std::log(decay)) + 2);
+}
 
 } // namespace
 
 float decayed_learning_rate(const AdamSettings& s, uint32_t steps) {
     if (s.decay_base == 1.0f || steps < uint32_t(s.decay_start)) return s.learning_rate;
-    const uint32_t times = s.decay_interval > 0 ? 1 + (steps - uint32_t(s.decay_start)) / uint32_t(s.decay_interval) : 1;
+    const uint32_t times =
+        s.decay_interval > 0 ? 1 + (steps - uint32_t(s.decay_start)) / uint32_t(s.decay_interval) : 1;
     return s.learning_rate * std::pow(s.decay_base, float(times));
 }
 
@@ -49,12 +53,14 @@ void NerfOptimizer::reset(const AdamSettings& settings, size_t n_matrix, const E
     }
     entries_.assign(state_begin, 0.0f);
     ema_power_.resize(table_length(settings.ema_decay));
-    for (size_t k = 0; k < ema_power_.size(); ++k) ema_power_[k] = float(std::pow(double(settings.ema_decay), double(k)));
+    for (size_t k = 0; k < ema_power_.size(); ++k)
+        ema_power_[k] = float(std::pow(double(settings.ema_decay), double(k)));
 }
 
 void NerfOptimizer::fill_tables(float learning_rate) {
     step_size_.resize(table_length(settings_.beta2));
-    for (size_t t = 0; t < step_size_.size(); ++t) step_size_[t] = float(bias_corrected(settings_, learning_rate, uint32_t(t)));
+    for (size_t t = 0; t < step_size_.size(); ++t)
+        step_size_[t] = float(bias_corrected(settings_, learning_rate, uint32_t(t)));
 }
 
 void NerfOptimizer::step(const NerfKernels& kernels, float* params, float* gradient, float gradient_scale,
@@ -96,7 +102,9 @@ void NerfOptimizer::step(const NerfKernels& kernels, float* params, float* gradi
 
 void NerfOptimizer::averaged(const float* params, float* out) const {
     const bool ema = settings_.ema_decay > 0.0f;
-    auto debias_of = [&](uint32_t steps) { return float(1.0 / (1.0 - std::pow(double(settings_.ema_decay), double(steps)))); };
+    auto debias_of = [&](uint32_t steps) {
+        return float(1.0 / (1.0 - std::pow(double(settings_.ema_decay), double(steps))));
+    };
     if (!ema || matrix_steps_ == 0) {
         std::copy(params, params + n_matrix_, out);
     } else {

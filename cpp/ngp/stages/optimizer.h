@@ -1,4 +1,5 @@
-// Stage: Adam with per-entry step counters, learning-rate decay and a moving average of the weights (specification E.1).
+// Stage: Adam with per-entry step counters, learning-rate decay and a moving average of the weights (specification
+// E.1).
 #pragma once
 
 #include <ngp/core/buffer.h>

@@ -1,5 +1,5 @@
-// Stage: training rays (specification E.4). The body of `SampleTrainingRays` draws ray i of a step: an image, a pixel of
-// it, the colour that compositing should reach, and where marching starts.
+// Stage: training rays (specification E.4). The body of `SampleTrainingRays` draws ray i of a step: an image, a pixel
+// of it, the colour that compositing should reach, and where marching starts.
 #pragma once
 
 #include <ngp/formulas/march.h>

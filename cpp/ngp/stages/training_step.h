@@ -1,9 +1,9 @@
 // READ THIS FIRST: one training step of a radiance field, for every device.
 //
-// `Exec` is the execution policy of a device: where arrays live and how bodies are launched. Each stage below is named as
-// its file in stages/; the formulas and per-ray bodies that stages run are shared (formulas/, stages/*.h). A policy may
-// fuse adjacent stages into one where that is faster: it then offers `rays_to_gradients`, and the stages inside are the
-// same bodies in the same order. Options exist once, in the plan; no policy has options of its own.
+// `Exec` is the execution policy of a device: where arrays live and how bodies are launched. Each stage below is named
+// as its file in stages/; the formulas and per-ray bodies that stages run are shared (formulas/, stages/*.h). A policy
+// may fuse adjacent stages into one where that is faster: it then offers `rays_to_gradients`, and the stages inside are
+// the same bodies in the same order. Options exist once, in the plan; no policy has options of its own.
 #pragma once
 
 #include <ngp/stages/compositing.h>
@@ -14,8 +14,8 @@ namespace ngp {
 
 // What a step does, decided on the host before it starts.
 struct StepPlan {
-    uint32_t step = 0;       // finished steps
-    int64_t batch_size = 0;  // contributing samples aimed for
+    uint32_t step = 0;      // finished steps
+    int64_t batch_size = 0; // contributing samples aimed for
     int n_rays = 0;
     int n_images = 0;
     OccupancyUpdate occupancy;
@@ -25,9 +25,9 @@ struct StepPlan {
 
 // What a step did.
 struct StepResult {
-    float loss = 0;             // mean over rays and channels
-    int64_t rays = 0;           // that were traced: fewer than planned if their samples filled the batch
-    int64_t samples = 0;        // that contributed
+    float loss = 0;      // mean over rays and channels
+    int64_t rays = 0;    // that were traced: fewer than planned if their samples filled the batch
+    int64_t samples = 0; // that contributed
     int64_t samples_evaluated = 0;
 };
 

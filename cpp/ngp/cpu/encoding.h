@@ -242,6 +242,13 @@ inline void position_gradient(const EncodingShape& shape, const float* params, c
                                               d_position);
                 });
             }
+        } else if (part.kind == EncodingKind::SphericalHarmonics) {
+            for (int s = 0; s < n; ++s) {
+                auto direction = [&](int i) { return 2 * p.axis[part.in_begin + i][s] - 1; };
+                const Vec3 g = sh_basis_gradient(part.degree, {direction(0), direction(1), direction(2)},
+                                                 d_out + s * stride + part.out_begin);
+                for (int i = 0; i < 3; ++i) d_position.axis[part.in_begin + i][s] += 2 * g[i];
+            }
         } else {
             for (int s = 0; s < n; ++s)
                 for (int j = 0; j < part.n_out; ++j) {

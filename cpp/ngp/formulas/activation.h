@@ -44,7 +44,7 @@ NGP_HD float color_derivative(Activation a, float raw, float value) {
     case Activation::None: return 1.0f;
     case Activation::ReLU: return raw > 0.0f ? 1.0f : 0.0f;
     case Activation::Logistic: return value * (1.0f - value);
-    default: return std::fabs(raw) < 10.0f ? value : 0.0f;
+    default: return value; // not that of the clamp: samples beyond it must find back
     }
 }
 

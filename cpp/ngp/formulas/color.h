@@ -32,6 +32,7 @@ NGP_HD Vec3 tonemap(TonemapCurve curve, Vec3 c) {
                scale;
     }
     if (curve == TonemapCurve::Reinhard) {
+        c = {max_of(c.x, 0.0f), max_of(c.y, 0.0f), max_of(c.z, 0.0f)};
         float y = 0.2126f * c.x + 0.7152f * c.y + 0.0722f * c.z;
         return c * (1.0f / (1.0f + y));
     }

@@ -52,7 +52,7 @@ struct Stepping {
     }
     // Length of the step that starts at t.
     NGP_HD float step_length(float t) const {
-        if (constant()) return min_step;
+        if (constant() || t + min_step <= t_low) return min_step;
         // In the geometric part the step is proportional to t, which avoids a logarithm and an exponential.
         if (t > t_low && t * (1.0f + cone_angle) < t_high) return max_of(t * cone_angle, min_step);
         return clamp_to(t_of_n(n_of_t(t) + 1.0f) - t, min_step, max_step);
@@ -143,22 +143,29 @@ struct RayMarcher {
     // adds the step length to t. `raise_by_dt`: the cascade rule of training.
     NGP_HD float next(const OccupancyView& grid, const Stepping& stepping, bool raise_by_dt) {
         while (t < t_end) {
-            float dt = stepping.step_length(t);
-            Vec3 p = position(t);
-            int cascade = raise_by_dt ? cascade_at(p, dt, grid.max_cascade) : cascade_at(p, grid.max_cascade);
-            GridCell cell = occupancy_cell(p, cascade);
-            if (!cell.inside) return 0.0f;
-            uint32_t m = morton3(uint32_t(cell.x), uint32_t(cell.y), uint32_t(cell.z));
-            uint64_t block = grid.block(cascade, m);
-            // So far away that a step vanishes in t's rounding, marching would never end: nothing can be resolved
-            // there.
-            if ((block >> (m & 63u)) & 1u) return t + dt > t ? dt : 0.0f;
-            const float after =
-                stepping.advance_to(t, block_exit(origin, inverse_direction, cell, cascade, block == 0 ? 4 : 1));
+            const float dt = stepping.step_length(t);
+            const Vec3 p = position(t);
+            const int cascade = raise_by_dt ? cascade_at(p, dt, grid.max_cascade) : cascade_at(p, grid.max_cascade);
+            const GridCell cell = occupancy_cell(p, cascade);
+            float after = t + dt; // rounding can put the ends of a ray just outside the grid
+            if (cell.inside) {
+                const uint32_t m = morton3(uint32_t(cell.x), uint32_t(cell.y), uint32_t(cell.z));
+                const uint64_t block = grid.block(cascade, m);
+                // So far away that a step vanishes in t's rounding, marching would never end; nothing can be resolved.
+                if ((block >> (m & 63u)) & 1u) return t + dt > t ? dt : 0.0f;
+                after = skip(stepping, cell, cascade, block == 0 ? 4 : 1);
+                // Where steps grow into the next cascade within the block, that cascade may be occupied there.
+                if (raise_by_dt && block == 0 && cascade_at(p, stepping.step_length(after), grid.max_cascade) > cascade)
+                    after = skip(stepping, cell, cascade, 1);
+            }
             if (!(after > t)) return 0.0f;
             t = after;
         }
         return 0.0f;
+    }
+
+    NGP_HD float skip(const Stepping& stepping, const GridCell& cell, int cascade, int size) const {
+        return stepping.advance_to(t, block_exit(origin, inverse_direction, cell, cascade, size));
     }
 };
 

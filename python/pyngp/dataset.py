@@ -92,35 +92,41 @@ def load_json(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise RuntimeError(f"{path}: cannot be read: {error}") from error
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
         try:
+            return json.loads(text)
+        except json.JSONDecodeError:
             return json.loads(_strip_comments(text))
-        except json.JSONDecodeError as error:
-            raise RuntimeError(f"{path}: is not valid JSON: {error}") from error
     except RecursionError:
         raise RuntimeError(f"{path}: is nested too deeply") from None
+    except ValueError as error:  # also integers of thousands of digits
+        raise RuntimeError(f"{path}: is not valid JSON: {error}") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _number(keys: dict[str, Any], key: str, source: str) -> float | None:
     value = keys.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise RuntimeError(f"{source}: {key} is {value!r}; it must be a number")
+    # 1e30: beyond, single precision overflows.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
+        raise RuntimeError(f"{source}: {key} is {_shown(value)}; it must be a number")
     return float(value)
 
 
 def _vector(keys: dict[str, Any], key: str, source: str) -> tuple[float, float, float]:
     value = keys[key]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if not isinstance(value, list):
         value = [value] * 3
     try:
-        vector = tuple(float(v) for v in value)
-    except (TypeError, ValueError):
+        vector = tuple(_number({key: v}, key, source) for v in value)
+    except RuntimeError:
         vector = ()
-    if len(vector) != 3 or not all(map(math.isfinite, vector)):
-        raise RuntimeError(f"{source}: {key} is {keys[key]!r}; it must be three numbers")
+    if len(vector) != 3 or None in vector:
+        raise RuntimeError(f"{source}: {key} is {_shown(keys[key])}; it must be three numbers")
     return vector  # type: ignore[return-value]
 
 
@@ -134,7 +140,7 @@ def _pose(keys: dict[str, Any], source: str) -> NDArray[np.float64]:
         raise RuntimeError(f"{source}: transform_matrix is missing")
     try:
         matrix = np.array(keys["transform_matrix"], dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
         raise RuntimeError(f"{source}: transform_matrix must be 4x4 or 3x4 finite numbers")
@@ -144,18 +150,31 @@ def _pose(keys: dict[str, Any], source: str) -> NDArray[np.float64]:
 
 
 def _natural_key(text: str) -> list[Any]:
-    return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", text)]
+    parts = re.split(r"([0-9]+)", text)  # the odd ones are numbers, compared by length and digits
+    return [(0, len(n := p.lstrip("0")), n) if i % 2 else (1, 0, p) for i, p in enumerate(parts)]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # names that no file can have
+        return False
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return path.absolute()
 
 
 def _resolve_image(folder: Path, file_path: str) -> Path:
     path = folder / file_path
-    if path.suffix and (path.suffix[1:].lower() in EXTENSIONS or path.exists()):
-        return path
-    if path.is_file():
+    if path.suffix[1:].lower() in EXTENSIONS or _is_file(path) or not path.name:
         return path
     for extension in EXTENSIONS:
         candidate = path.with_name(f"{path.name}.{extension}")
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate
     return path
 
@@ -169,7 +188,7 @@ def intrinsics_of(frame: Frame, width: int, height: int) -> Intrinsics:
         angle = _number(keys, f"camera_angle_{axis}", source)
         for name, value in ((f"{axis}_fov", degrees), (f"camera_angle_{axis}", angle)):
             limit = 180.0 if name.endswith("_fov") else math.pi
-            if value is not None and not 0 < value < limit:
+            if value is not None and not 1e-6 < value < limit:
                 raise RuntimeError(f"{source}: {name} is {value}; it must be above 0 and below {limit:.4g}")
         if degrees is not None:
             return 0.5 * size / math.tan(math.radians(degrees) / 2)
@@ -221,7 +240,7 @@ def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
         scene.aabb_scale = int(value)
     if "scale" in keys:
         scene.scale = _number(keys, "scale", source) or 0.0
-        if scene.scale <= 0:
+        if scene.scale < 1e-30:
             raise RuntimeError(f"{source}: scale is {keys['scale']!r}; it must be positive")
     if "offset" in keys:
         scene.offset = _vector(keys, "offset", source)
@@ -233,7 +252,7 @@ def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
         low = _vector({key: keys[key][0]}, key, source)
         high = _vector({key: keys[key][1]}, key, source)
         longest = max(h - lo for lo, h in zip(low, high, strict=True))
-        if longest <= 0:
+        if longest < 1e-30:
             raise RuntimeError(f"{source}: {key} is empty")
         if key == "render_aabb":
             scene.render_aabb = (list(low), list(high))
@@ -251,12 +270,12 @@ def _drop_blurred(frames: list[Frame], threshold: float) -> tuple[list[Frame], i
     """The sharpness rule of C.2: frames without an image, or less sharp than `threshold` times the mean around them."""
     if not frames or "sharpness" not in frames[0].keys:
         return frames, 0, 0
-    sharpness = [float(f.keys.get("sharpness") or 0.0) for f in frames]
+    sharpness = [_number(f.keys, "sharpness", f.source) or 0.0 for f in frames]
     kept, missing, blurred = [], 0, 0
     for i, frame in enumerate(frames):
         near = sharpness[max(0, i - 3) : min(i + 3, len(frames) - 1)]
         mean = sum(near) / len(near) if near else 0.0
-        if not frame.image_path.is_file():
+        if not _is_file(frame.image_path):
             missing += 1
         elif near and sharpness[i] <= threshold * mean and sharpness[i] < mean:
             blurred += 1
@@ -294,6 +313,8 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
         frames.append(Frame(Path(name).name, name, image_path, _pose(entry, where), merged, where))
     frames.sort(key=lambda f: _natural_key(f.file_path))
     if (limit := _number(keys, "n_frames", source)) is not None:
+        if limit < 0 or limit != int(limit):
+            raise RuntimeError(f"{source}: n_frames is {keys['n_frames']!r}; it must be a whole number")
         frames = frames[: int(limit)]
     if need_images:
         threshold = _number(keys, "sharpness_discard_threshold", source) or 0.0
@@ -307,7 +328,7 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
                 stacklevel=3,
             )
         for frame in frames:
-            if not frame.image_path.is_file():
+            if not _is_file(frame.image_path):
                 raise RuntimeError(f"{frame.source}: its image {frame.image_path} does not exist")
     scene.frames += frames
 
@@ -319,7 +340,7 @@ def read_scene(path: str | Path, *, exclude: str | Path | None = None, need_imag
     Raises RuntimeError that names the file and the key; warns (DatasetWarning) of dropped frames and unused keys.
     """
     path = Path(path)
-    excluded = {f.image_path.resolve() for f in read_scene(exclude, need_images=False).frames} if exclude else set()
+    excluded = {_resolved(f.image_path) for f in read_scene(exclude, need_images=False).frames} if exclude else set()
     if path.is_dir():
         files = sorted(path.glob("*.json"))
         if exclude:
@@ -333,7 +354,7 @@ def read_scene(path: str | Path, *, exclude: str | Path | None = None, need_imag
     scene, unused = Scene(), set()
     for file in files:
         _read_file(scene, file, unused, need_images)
-    scene.frames = [f for f in scene.frames if f.image_path.resolve() not in excluded]
+    scene.frames = [f for f in scene.frames if _resolved(f.image_path) not in excluded]
     if not scene.frames:
         raise RuntimeError(f"{path}: no frames to use" + (f" besides those of {exclude}" if exclude else ""))
     if unused:

@@ -35,7 +35,12 @@ def named_config(name: str) -> dict[str, Any] | None:
     return config
 
 
-def resolve_config(source: str | Path | dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
+MAX_PARENTS = 32
+
+
+def resolve_config(
+    source: str | Path | dict[str, Any], folder: Path | None = None, depth: int = 0
+) -> dict[str, Any]:
     """The whole configuration: a name, a file or a dictionary, its `parent` (relative to it) merged in.
 
     Raises RuntimeError that names the file.
@@ -58,6 +63,9 @@ def resolve_config(source: str | Path | dict[str, Any], folder: Path | None = No
     parent = config.get("parent")
     if parent is None:
         return config
+    name = "network configuration" if isinstance(source, dict) else str(path)
     if not isinstance(parent, str):
-        raise RuntimeError("network configuration: 'parent' must be a file name")
-    return merge_patch(resolve_config(parent, folder), config)
+        raise RuntimeError(f"{name}: 'parent' must be a file name")
+    if depth >= MAX_PARENTS:
+        raise RuntimeError(f"{name}: 'parent': more than {MAX_PARENTS} files deep; does one name itself?")
+    return merge_patch(resolve_config(parent, folder, depth + 1), config)

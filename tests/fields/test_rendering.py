@@ -127,7 +127,7 @@ def test_channels(trained, pose):
 
 
 def test_normals_are_those_of_the_sphere(trained, tiny):
-    """Averaged over patches, since a hash grid's own are rough: within 15 degrees of the analytic ones."""
+    """Averaged over patches, since a hash grid's own are rough: mostly within 10 degrees of the analytic ones."""
     angles = []
     for pose in tiny.test_poses:
         out = trained.render_channels(pose, SIZE, SIZE, intrinsics=INTRINSICS)
@@ -144,7 +144,8 @@ def test_normals_are_those_of_the_sphere(trained, tiny):
                 got, want = (n[use & signs].mean(0) for n in (out["normal"], normal))
                 angles.append(got @ want / np.linalg.norm(got) / np.linalg.norm(want))
     assert len(angles) >= 5
-    assert np.degrees(np.arccos(np.min(angles))) < 15, np.degrees(np.arccos(angles))
+    degrees = np.degrees(np.arccos(angles))
+    assert np.median(degrees) < 10 and degrees.max() < 30, degrees
 
 
 def test_a_larger_shifted_world_gives_the_same_picture(trained_snapshot, trained, tiny, device, tmp_path):
@@ -199,7 +200,10 @@ def test_crop_box(trained, pose):
     np.testing.assert_allclose(turned["alpha"], cropped["alpha"], atol=2e-2)
     assert np.abs(turned["alpha"] - whole).max() > 0.5
 
-    trained.render_aabb = BoundingBox()
+
+@pytest.mark.parametrize("box", [BoundingBox(), BoundingBox([0.6] * 3, [0.4] * 3)], ids=["never", "inverted"])
+def test_empty_crop_box_shows_nothing(box, trained, pose):
+    trained.render_aabb = box
     assert (trained.render_channels(pose, 8, 8, **VIEW)["alpha"] == 0).all()
 
 
@@ -324,7 +328,7 @@ def test_training_views_are_cameras(trained, tiny):
 @pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, 4), (70000, 4)])
 def test_impossible_pictures(size, trained, pose):
     for call in (lambda: trained.render(*size), lambda: trained.render_channels(pose, *size, **VIEW)):
-        with pytest.raises(RuntimeError, match=rf"picture of {size[0]}x{size[1]} pixels can't be rendered"):
+        with pytest.raises((RuntimeError, ValueError), match=rf"picture of {size[0]}x{size[1]} pixels can't be rendered"):
             call()
     with pytest.raises(RuntimeError, match="spp is 0"):
         trained.render(4, 4, spp=0)

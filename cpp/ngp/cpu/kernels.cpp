@@ -184,6 +184,8 @@ void finish_wave(const TrainChunk& c, NerfWorkspace& w, Wave& wave, int64_t firs
             w.raw[at] = raw_sample(a, s);
             const float sigma = density_from_raw(model.density_activation, w.raw[at].density);
             w.transmittance[ray] *= 1.0f - segment_alpha(sigma, w.dt[at]);
+            if (c.visited)
+                visit_cell(c.visited, w.rays[ray].march.position(w.t[at]), w.dt[at], c.occupancy.max_cascade, sigma);
         }
         if (w.transmittance[ray] >= training_min_transmittance && w.count[ray] < max_samples_per_ray)
             wave.ray[alive++] = ray;

@@ -6,6 +6,7 @@
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
+#include <ngp/stages/occupancy.h>
 #include <ngp/stages/rays.h>
 
 namespace ngp {
@@ -78,6 +79,7 @@ struct TrainChunk {
     OccupancyView occupancy;
     SampleTrainingRays sample;
     CompositeOptions composite;
+    float* visited = nullptr; // per occupancy cell: takes part in OccupancyGrid::fresh(); null: not wanted
     int64_t first_ray = 0;
     int n_rays = 0; // at most max_rays_per_chunk
     // Results, added to what is there

@@ -81,7 +81,8 @@ struct NerfTrainState {
     int rays_per_batch = 0;
     int64_t rays_of_last_batch = 0; // batch size that rays_per_batch was adapted to
     uint32_t occupancy_updates = 0;
-    int n_images_seen = 0; // of the last visibility test
+    std::vector<float> occupancy_fresh; // OccupancyGrid::fresh()
+    int n_images_seen = 0;              // of the last visibility test
     float loss = 0;
 };
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <ngp/core/check.h>
 #include <ngp/core/isa.h>
@@ -135,12 +136,19 @@ class CpuNerfEngine final : public NerfEngine {
         thickness_.resize(size_t(n));
         Pcg32 rng = Pcg32::seeded(seed_, occupancy_stream);
         rng.advance(uint64_t(state_.occupancy_updates) << 32);
-        const DrawOccupancySample uniform{
-            occupancy_.values().data(), n_cascades_, state_.occupancy_updates, n_uniform,
-            never_seen * 0.01f,         rng,         positions_.data(),        cells_.data()};
+        const DrawOccupancySample uniform{occupancy_.values().data(),
+                                          n_cascades_,
+                                          state_.occupancy_updates,
+                                          n_uniform,
+                                          never_seen * 0.01f,
+                                          rng,
+                                          false,
+                                          positions_.data(),
+                                          cells_.data()};
         DrawOccupancySample occupied = uniform;
         occupied.n = n_occupied;
         occupied.threshold = occupancy_threshold;
+        occupied.around = plan.occupancy.around;
         occupied.rng.advance(uint64_t(1) << 31);
         occupied.position += n_uniform;
         occupied.cell += n_uniform;
@@ -155,7 +163,8 @@ class CpuNerfEngine final : public NerfEngine {
             for (int64_t i = begin; i < end; ++i)
                 thickness_[i] = density_from_raw(options_.density_activation, raw_[i].density) * min_step;
         });
-        occupancy_.apply(cells_.data(), thickness_.data(), n, plan.occupancy.decay);
+        occupancy_.apply(cells_.data(), thickness_.data(), n, plan.occupancy.decay,
+                         visits_by_training() && !plan.occupancy.initial);
         ++state_.occupancy_updates;
     }
 
@@ -183,6 +192,7 @@ class CpuNerfEngine final : public NerfEngine {
                 c.sample = plan.sample;
                 c.sample.scene = scene();
                 c.composite = plan.composite;
+                if (visits_by_training()) c.visited = occupancy_.fresh().data();
                 c.first_ray = (first + lane_index) * chunk;
                 c.n_rays = int(std::min<int64_t>(chunk, plan.n_rays - c.first_ray));
                 c.density_gradient = lane.density_gradient.data();
@@ -288,6 +298,7 @@ class CpuNerfEngine final : public NerfEngine {
         NerfTrainState s = state_;
         s.params.assign(params_.begin(), params_.end());
         s.optimizer = optimizer_.state();
+        s.occupancy_fresh = occupancy_.fresh();
         return s;
     }
     void set_train_state(const NerfTrainState& s) override {
@@ -297,6 +308,8 @@ class CpuNerfEngine final : public NerfEngine {
         state_ = s;
         state_.params.clear();
         state_.optimizer = {};
+        state_.occupancy_fresh.clear();
+        if (s.occupancy_fresh.size() == occupancy_.fresh().size()) occupancy_.fresh() = s.occupancy_fresh;
         averaged_fresh_ = false;
     }
 
@@ -321,6 +334,7 @@ class CpuNerfEngine final : public NerfEngine {
     }
 
   private:
+    bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
     NerfWorkspace& workspace(int worker) { return workspaces_[worker]->get(); }
     NerfModelView model_view(const CpuModel& m) const {
         return m.view(options_.rgb_activation, options_.density_activation);
@@ -340,7 +354,7 @@ class CpuNerfEngine final : public NerfEngine {
         state_.rays_of_last_batch = batch_size;
         p.n_rays = state_.rays_per_batch;
         p.occupancy = occupancy_update_at(options_.occupancy_schedule, state_.step, n_cascades_, batch_size);
-        p.occupancy.decay = options_.occupancy_decay;
+        p.occupancy.decay = std::pow(options_.occupancy_decay, p.occupancy.decay_power);
 
         p.sample.color = options_.color;
         p.sample.stepping = Stepping::with_cone_angle(options_.cone_angle);

@@ -256,6 +256,7 @@ Json write_train_state(const NerfTrainState& s, const OptimizerArrays& a, const 
             {"average_binary", binary(a.average)},
             {"average_steps_binary", binary(a.average_steps)},
             {"density_grid_binary", binary(grid)},
+            {"occupancy_fresh_binary", binary(s.occupancy_fresh)},
             {"optimizer_steps", s.optimizer.encoding_steps},
             {"rays_per_batch", s.rays_per_batch},
             {"rays_of_last_batch", s.rays_of_last_batch},
@@ -292,6 +293,8 @@ void read_train_state(const Node& snapshot, const NerfModelShape& shape, Snapsho
         expect_finite(a.average, p.where() + ".average_binary");
         s.density_grid = values<float>(p.at("density_grid_binary"), s.density_grid.size());
         expect_finite(s.density_grid, p.where() + ".density_grid_binary");
+        t.occupancy_fresh = values<float>(p.at("occupancy_fresh_binary"), s.density_grid.size());
+        expect_finite(t.occupancy_fresh, p.where() + ".occupancy_fresh_binary");
         steps = uint32_t(p.at("optimizer_steps").integer(0, UINT32_MAX));
         t.rays_per_batch = int(p.at("rays_per_batch").integer(0, 1 << 30));
         t.rays_of_last_batch = p.at("rays_of_last_batch").integer(0, int64_t(1) << 40);

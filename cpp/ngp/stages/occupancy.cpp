@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <atomic>
 #include <ngp/core/check.h>
 #include <ngp/core/parallel.h>
 #include <ngp/stages/occupancy.h>
@@ -14,15 +13,6 @@ void for_each_index(int64_t n, int64_t chunk, const Body& body) {
     parallel_for_range(n, chunk, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) body(i);
     });
-}
-
-// Largest of the stored and the given non-negative value, whose order is that of their bits.
-void store_max(float& at, float value) {
-    std::atomic_ref<uint32_t> bits(reinterpret_cast<uint32_t&>(at));
-    const uint32_t wanted = float_to_bits(value);
-    uint32_t seen = bits.load(std::memory_order_relaxed);
-    while (seen < wanted && !bits.compare_exchange_weak(seen, wanted, std::memory_order_relaxed)) {
-    }
 }
 
 constexpr uint32_t warmup_steps = 256;
@@ -40,12 +30,16 @@ OccupancyUpdate occupancy_update_at(OccupancySchedule schedule, uint32_t step, i
         u.occupied_samples = step < warmup_steps ? 0 : all / 4;
         return u;
     }
-    // A third of a density evaluation per training sample, which costs the CPU a tenth of a step.
+    // A third of a density evaluation per training sample: a tenth of the CPU's time over the first thousand steps, the
+    // denser warm-up included, and less later.
     const uint32_t interval = step < warmup_steps ? 8 : 16;
     if (step % interval != 0) return {};
     const int64_t budget = std::min(all / 2, batch_size * interval / 3);
-    u.uniform_samples = step < warmup_steps ? budget : budget / 2;
-    u.occupied_samples = step < warmup_steps ? 0 : budget / 2;
+    u.uniform_samples = u.occupied_samples = budget / 2;
+    // While surfaces form, cells that nobody looked at again would fall behind the rising mean and leave holes.
+    if (step < warmup_steps) u.uniform_samples = std::max(u.uniform_samples, all / 8);
+    u.decay_power = 2.5f; // updates are rarer, but sampled cells have seen several training samples
+    u.around = true;
     return u;
 }
 
@@ -73,11 +67,12 @@ void OccupancyGrid::mark_visible(const SceneView& scene, int n_images, bool init
     }
 }
 
-void OccupancyGrid::apply(const uint32_t* cells, const float* thickness, int64_t n, float decay) {
+void OccupancyGrid::apply(const uint32_t* cells, const float* thickness, int64_t n, float decay, bool sampled_only) {
     parallel_for_range(n, 1 << 14, [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; ++i) store_max(fresh_[cells[i]], thickness[i]);
+        for (int64_t i = begin; i < end; ++i) store_max(&fresh_[cells[i]], thickness[i]);
     });
-    for_each_index(int64_t(values_.size()), 1 << 16, DecayOccupancy{values_.data(), fresh_.data(), decay});
+    for_each_index(int64_t(values_.size()), 1 << 16,
+                   DecayOccupancy{values_.data(), fresh_.data(), decay, sampled_only});
     rebuild_bits();
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ngp/core/buffer.h>
+#include <ngp/formulas/half.h>
 #include <ngp/formulas/march.h>
 #include <ngp/formulas/rng.h>
 #include <ngp/stages/scene.h>
@@ -16,13 +17,18 @@ constexpr float never_seen = -1.0f;
 // How much one update does. All counts are fixed in advance: a clock would break reproducibility.
 struct OccupancyUpdate {
     int64_t uniform_samples = 0;  // over all cells that a camera sees
-    int64_t occupied_samples = 0; // over cells above the threshold
-    float decay = 0.95f;
+    int64_t occupied_samples = 0; // in cells above the threshold, or around them
+    float decay = 0.95f;          // of a cell's value: the option to the power of decay_power
+    float decay_power = 1.0f;
     bool initial = false; // decide first which cells any camera sees
+    bool around = false;  // occupied samples reach into the neighbouring cells
 };
 
-// Steps between updates and their size. `Specification` follows E.3. `Budgeted` bounds the cost to a fixed number of
-// density evaluations per training sample, for devices on which E.3's would outweigh training.
+// Steps between updates and their size. `Specification` follows E.3, which visits cells several times an update and
+// lets all of them decay. `Budgeted` bounds the cost to a fixed number of density evaluations per training sample, for
+// devices on which E.3's would outweigh training. So that few visits suffice, only cells that were sampled decay, the
+// densities of training samples count as visits (they come for free, where rays go), and half of the others look around
+// occupied cells, where surfaces are incomplete.
 enum class OccupancySchedule : uint8_t { Specification = 0, Budgeted = 1 };
 OccupancyUpdate occupancy_update_at(OccupancySchedule schedule, uint32_t step, int n_cascades, int64_t batch_size);
 
@@ -40,6 +46,7 @@ struct DrawOccupancySample {
     int64_t n;       // samples of this kind in this update
     float threshold; // retry while the cell's value is not above it
     Pcg32 rng;       // state of this kind and update
+    bool around;     // the point may lie in a neighbour of the drawn cell
     Vec3* position;
     uint32_t* cell; // cascade * occupancy_cells + Morton code
 
@@ -56,8 +63,18 @@ struct DrawOccupancySample {
         }
         const uint32_t x = gather_bits3(morton), y = gather_bits3(morton >> 1), z = gather_bits3(morton >> 2);
         const float cell_length = float(1 << cascade) / float(occupancy_resolution);
-        const Vec3 fraction{r.next_float(), r.next_float(), r.next_float()};
-        position[i] = occupancy_cell_corner(x, y, z, int(cascade)) + fraction * cell_length;
+        Vec3 fraction{r.next_float(), r.next_float(), r.next_float()};
+        const Vec3 corner = occupancy_cell_corner(x, y, z, int(cascade));
+        if (around) {
+            const Vec3 p = corner + (fraction * 3.0f - splat3(1.0f)) * cell_length;
+            const GridCell c = occupancy_cell(p, int(cascade));
+            if (c.inside) {
+                position[i] = p;
+                cell[i] = cascade * occupancy_cells + morton3(uint32_t(c.x), uint32_t(c.y), uint32_t(c.z));
+                return;
+            }
+        }
+        position[i] = corner + fraction * cell_length;
         cell[i] = cascade * occupancy_cells + morton;
     }
 };
@@ -67,9 +84,11 @@ struct DecayOccupancy {
     float* values;
     float* fresh; // zeroed
     float decay;
+    bool sampled_only; // cells that were not sampled keep their value
 
     NGP_HD void operator()(int64_t i) const {
         const float v = values[i];
+        if (sampled_only && fresh[i] == 0.0f) return;
         values[i] = v < 0.0f ? v : max_of(v * decay, fresh[i]);
         fresh[i] = 0.0f;
     }
@@ -157,6 +176,30 @@ struct MarkVisibleCells {
     }
 };
 
+// Keeps the larger of the stored and the given non-negative value; their order is that of their bits, and the result
+// does not depend on the order of calls.
+NGP_HD void store_max(float* at, float value) {
+    const uint32_t wanted = float_to_bits(value);
+#if defined(__CUDA_ARCH__)
+    atomicMax(reinterpret_cast<uint32_t*>(at), wanted);
+#else
+    auto* bits = reinterpret_cast<uint32_t*>(at);
+    uint32_t seen = __atomic_load_n(bits, __ATOMIC_RELAXED);
+    while (seen < wanted &&
+           !__atomic_compare_exchange_n(bits, &seen, wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+#endif
+}
+
+// Counts a training sample's density (per NGP length) as a visit of its cell.
+NGP_HD void visit_cell(float* fresh, Vec3 p, float dt, int max_cascade, float density) {
+    const int cascade = cascade_at(p, dt, max_cascade);
+    const GridCell c = occupancy_cell(p, cascade);
+    if (!c.inside) return;
+    store_max(fresh + size_t(cascade) * occupancy_cells + morton3(uint32_t(c.x), uint32_t(c.y), uint32_t(c.z)),
+              density * min_step);
+}
+
 // The CPU's grid.
 class OccupancyGrid {
   public:
@@ -170,7 +213,10 @@ class OccupancyGrid {
 
     void mark_visible(const SceneView& scene, int n_images, bool initial);
     // Applies densities x min_step of the drawn cells (largest wins), the decay, and rebuilds the bits.
-    void apply(const uint32_t* cells, const float* thickness, int64_t n, float decay);
+    void apply(const uint32_t* cells, const float* thickness, int64_t n, float decay, bool sampled_only);
+    // Largest density x min_step seen in each cell since the last update.
+    std::vector<float>& fresh() { return fresh_; }
+    const std::vector<float>& fresh() const { return fresh_; }
 
   private:
     void rebuild_bits();

@@ -27,6 +27,8 @@ class Output:
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
+        if quiet:
+            warnings.simplefilter("ignore")  # until the end of shown_warnings()
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:

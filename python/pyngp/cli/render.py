@@ -102,7 +102,7 @@ def _orbit_frames(testbed: Testbed, n: int) -> Iterator[tuple[Frame, Intrinsics]
 def _view_frames(path: Path) -> Iterator[tuple[Frame, Intrinsics]]:
     for frame in read_scene(path, need_images=False).frames:
         size = frame.keys.get("w"), frame.keys.get("h")
-        if not all(isinstance(s, (int, float)) and s >= 1 for s in size):
+        if not all(isinstance(s, (int, float)) and 1 <= s < 1e6 for s in size):
             if not frame.image_path.is_file():
                 raise RuntimeError(f"{frame.source}: no picture size; give w and h in the file, or keep its image")
             from PIL import Image

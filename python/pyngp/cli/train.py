@@ -132,6 +132,8 @@ def train(
         raise typer.BadParameter("needs --test", param_hint="--eval-at")
     if save is not None and not save.parent.resolve().is_dir():
         raise typer.BadParameter(f"the folder {save.parent} does not exist", param_hint="--save")
+    if save is not None and save.is_dir():
+        raise typer.BadParameter(f"{save} is a folder", param_hint="--save")
     testbed = Testbed(device=device, seed=seed)
     trainer = Trainer(testbed, output, *load_scene(testbed, output, scene, test, resume, config))
     if resume is None:

@@ -53,6 +53,8 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
     v.path = path;
     v.camera = camera;
     v.start = v.end = record.world.camera_to_ngp(with_unit_determinant(camera_to_world, path));
+    if (const Vec3 p = v.start.position; !std::isfinite(p.x + p.y + p.z))
+        fail(path, ": the camera's position is not finite in NGP space; check scale, offset and the pose");
     record.views.push_back(std::move(v));
     images.push_back(image);
     owners.push_back(std::move(owner));
@@ -76,7 +78,10 @@ void Testbed::set_dataset(NerfDataset dataset) {
     const int scale = dataset.record.aabb_scale;
     if (scale < 1 || scale > 128 || !std::has_single_bit(unsigned(scale)))
         fail("aabb_scale is ", scale, "; it must be a power of two from 1 to 128");
-    if (!(dataset.record.world.scale > 0)) fail("scale is ", dataset.record.world.scale, "; it must be positive");
+    const WorldTransform& w = dataset.record.world;
+    if (!(w.scale > 0 && std::isfinite(w.scale) && std::isfinite(w.offset.x + w.offset.y + w.offset.z)))
+        fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
+             "); scale must be positive and both finite");
     const bool keep = has_network_ && nerf.training.dataset.record.aabb_scale == scale;
     nerf.training.dataset = std::move(dataset);
     mode_ = TestbedMode::Nerf;

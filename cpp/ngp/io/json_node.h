@@ -86,9 +86,11 @@ class Node {
 
     const std::string& where() const { return where_; }
     const Json& json() const { return *json_; }
-    bool has(const char* key) const { return json_->is_object() && json_->contains(key) && !(*json_)[key].is_null(); }
-    Node at(const char* key) const {
+    bool has(const char* key) const {
         if (!json_->is_object()) fail(where_, ": must be an object");
+        return json_->contains(key) && !(*json_)[key].is_null();
+    }
+    Node at(const char* key) const {
         if (!has(key)) fail(where_, ": the key '", key, "' is missing");
         return {(*json_)[key], where_ + "." + key};
     }
@@ -153,8 +155,14 @@ class Node {
         }
         return m;
     }
-    // +-inf travel as null in text, so missing numbers there leave the box empty.
-    Aabb box() const { return {at("min").vec3(), at("max").vec3()}; }
+    // An unset box has infinite corners, which JSON text writes as null.
+    Aabb box() const {
+        for (const char* corner : {"min", "max"}) {
+            const Json& values = at(corner).json();
+            if (values.is_array() && !values.empty() && values[0].is_null()) return {};
+        }
+        return {at("min").vec3(), at("max").vec3()};
+    }
 
     // Optional values.
     float number(const char* key, float otherwise) const { return has(key) ? at(key).number() : otherwise; }

@@ -106,9 +106,7 @@ def python() -> Run:
         code: str, *arguments: object, env: dict[str, str] | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        result = subprocess.run(
-            command, env=os.environ | (env or {}), capture_output=True, text=True, timeout=120
-        )
+        result = subprocess.run(command, env=os.environ | (env or {}), capture_output=True, text=True, timeout=120)
         assert not check or result.returncode == 0, result.stdout + result.stderr
         return result
 
@@ -121,9 +119,7 @@ def cli_process() -> Run:
 
     def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pyngp", *map(str, arguments)]
-        return subprocess.run(
-            command, env=os.environ | (env or {}), capture_output=True, text=True, timeout=120
-        )
+        return subprocess.run(command, env=os.environ | (env or {}), capture_output=True, text=True, timeout=120)
 
     return run
 

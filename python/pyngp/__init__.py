@@ -1,10 +1,10 @@
 """Instant neural graphics primitives: train, render and query NeRFs in seconds, on any machine.
 
-    from pyngp import Testbed
+from pyngp import Testbed
 
-    testbed = Testbed(data="transforms.json")
-    testbed.fit(seconds=60)
-    testbed.save_snapshot("scene.ingp")
+testbed = Testbed(data="transforms.json")
+testbed.fit(seconds=60)
+testbed.save_snapshot("scene.ingp")
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -209,21 +210,24 @@ def intrinsics_of(frame: Frame, width: int, height: int) -> Intrinsics:
         if value is not None and (size is None or size <= 0):
             raise RuntimeError(f"{source}: {key} needs {size_key}, the size that it refers to")
         center.append(0.5 if value is None else value / size)  # type: ignore[operator]
-    return Intrinsics(width, height, (fx or fy, fy or fx), (center[0], center[1]), _lens(keys, source))  # type: ignore[arg-type]
+    focal_length = (fx or fy or 0.0, fy or fx or 0.0)
+    return Intrinsics(width, height, focal_length, (center[0], center[1]), _lens(keys, source))
 
 
 def _lens(keys: dict[str, Any], source: str) -> _core.Lens:
     for key in OTHER_LENSES:
         if key in keys:
-            raise RuntimeError(
-                f"{source}: the lens '{key}' is not supported yet; perspective, OpenCV and fisheye are"
-            )
+            raise RuntimeError(f"{source}: the lens '{key}' is not supported yet; perspective, OpenCV and fisheye are")
     fisheye = keys.get("is_fisheye") or keys.get("camera_model") == "OPENCV_FISHEYE"
     names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2")
     params = [_number(keys, name, source) or 0.0 for name in names]
     if not any(params) and not fisheye:
         if any(_number(keys, name, source) for name in ("k3", "k4")):
-            warnings.warn(f"{source}: k3 and k4 have no effect without is_fisheye", DatasetWarning, stacklevel=2)
+            warnings.warn(
+                f"{source}: k3 and k4 have no effect without is_fisheye",
+                DatasetWarning,
+                stacklevel=2,
+            )
         return _core.Lens()
     mode = _core.LensMode.OpenCVFisheye if fisheye else _core.LensMode.OpenCV
     return _core.Lens(mode, params)
@@ -258,9 +262,7 @@ def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
             scene.render_aabb = (list(low), list(high))
         else:
             scene.scale = 1.0 / longest
-            scene.offset = tuple(
-                0.5 - 0.5 * (lo + h) * scene.scale for lo, h in zip(low, high, strict=True)
-            )  # type: ignore[assignment]
+            scene.offset = tuple(0.5 - 0.5 * (lo + h) * scene.scale for lo, h in zip(low, high, strict=True))  # type: ignore[assignment]
     if "up" in keys:
         x, y, z = _vector(keys, "up", source)
         scene.up = (y, z, x)
@@ -309,7 +311,10 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
         name = name.replace("\\", "/")
         unused |= entry.keys() & UNUSED_KEYS
         image_path = _resolve_image(path.parent, name)
-        merged = {**shared, **{k: v for k, v in entry.items() if k in FRAME_KEYS or k in OTHER_LENSES}}
+        merged = {
+            **shared,
+            **{k: v for k, v in entry.items() if k in FRAME_KEYS or k in OTHER_LENSES},
+        }
         frames.append(Frame(Path(name).name, name, image_path, _pose(entry, where), merged, where))
     frames.sort(key=lambda f: _natural_key(f.file_path))
     if (limit := _number(keys, "n_frames", source)) is not None:
@@ -323,7 +328,8 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
         if missing or blurred:
             parts = [f"{missing} without an image"] * bool(missing) + [f"{blurred} blurred"] * bool(blurred)
             warnings.warn(
-                f"{path}: {n_listed} frames listed, {len(frames)} used ({', '.join(parts)} dropped by the sharpness rule)",
+                f"{path}: {n_listed} frames listed, {len(frames)} used "
+                f"({', '.join(parts)} dropped by the sharpness rule)",
                 DatasetWarning,
                 stacklevel=3,
             )
@@ -333,7 +339,12 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
     scene.frames += frames
 
 
-def read_scene(path: str | Path, *, exclude: str | Path | None = None, need_images: bool = True) -> Scene:
+def read_scene(
+    path: str | os.PathLike[str],
+    *,
+    exclude: str | os.PathLike[str] | None = None,
+    need_images: bool = True,
+) -> Scene:
     """Reads a transforms file, or every *.json with frames directly inside a folder.
 
     Frames that the transforms file `exclude` lists are left out. With need_images=False, frames need no image files.
@@ -351,7 +362,8 @@ def read_scene(path: str | Path, *, exclude: str | Path | None = None, need_imag
         files = [path]
     else:
         raise RuntimeError(f"{path}: no such file or folder")
-    scene, unused = Scene(), set()
+    scene = Scene()
+    unused: set[str] = set()
     for file in files:
         _read_file(scene, file, unused, need_images)
     scene.frames = [f for f in scene.frames if _resolved(f.image_path) not in excluded]
@@ -362,9 +374,7 @@ def read_scene(path: str | Path, *, exclude: str | Path | None = None, need_imag
     return scene
 
 
-def load_images(
-    frames: Sequence[Frame], progress: Callable[[int, int], None] | None = None
-) -> list[NDArray[np.uint8]]:
+def load_images(frames: Sequence[Frame], progress: Callable[[int, int], None] | None = None) -> list[NDArray[np.uint8]]:
     """Decodes the frames' images in parallel and fills in their intrinsics."""
     pictures = read_images([f.image_path for f in frames], progress)
     for frame, picture in zip(frames, pictures, strict=True):

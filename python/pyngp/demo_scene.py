@@ -289,10 +289,7 @@ def _worker_count() -> int:
 
 
 def _write_json(path: Path, names: list[str], poses: NDArray[np.float64]) -> None:
-    frames = [
-        {"file_path": name, "transform_matrix": pose.tolist()}
-        for name, pose in zip(names, poses, strict=True)
-    ]
+    frames = [{"file_path": name, "transform_matrix": pose.tolist()} for name, pose in zip(names, poses, strict=True)]
     header = {"camera_angle_x": FOV_X, "aabb_scale": 1, "scale": SCALE, "offset": list(OFFSET)}
     path.write_text(json.dumps({**header, "frames": frames}, indent=1) + "\n", encoding="utf-8")
 

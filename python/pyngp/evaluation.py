@@ -48,7 +48,11 @@ def evaluation_settings(testbed: Testbed) -> Iterator[None]:
 
 
 def render_frame(
-    testbed: Testbed, frame: Frame, intrinsics: Intrinsics, channels: Sequence[Channel] = CHANNELS, spp: int = 1
+    testbed: Testbed,
+    frame: Frame,
+    intrinsics: Intrinsics,
+    channels: Sequence[Channel] = CHANNELS,
+    spp: int = 1,
 ) -> dict[str, NDArray[np.float32]]:
     """Renders a frame's camera with its own lens."""
     width, height = intrinsics.width, intrinsics.height

@@ -33,9 +33,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise RuntimeError(f"{path}: cannot be read as an image: {error}") from error
 
 
-def read_images(
-    paths: Sequence[Path], progress: Callable[[int, int], None] | None = None
-) -> list[NDArray[np.uint8]]:
+def read_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[NDArray[np.uint8]]:
     """Reads images in parallel, in order. `progress` is called with (done, total)."""
     workers = max(1, min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4))
     images: list[NDArray[np.uint8]] = []

@@ -38,9 +38,7 @@ def named_config(name: str) -> dict[str, Any] | None:
 MAX_PARENTS = 32
 
 
-def resolve_config(
-    source: str | Path | dict[str, Any], folder: Path | None = None, depth: int = 0
-) -> dict[str, Any]:
+def resolve_config(source: str | Path | dict[str, Any], folder: Path | None = None, depth: int = 0) -> dict[str, Any]:
     """The whole configuration: a name, a file or a dictionary, its `parent` (relative to it) merged in.
 
     Raises RuntimeError that names the file.

@@ -110,9 +110,7 @@ class Primitive:
 class Ellipsoid(Primitive):
     """An axis-aligned ellipsoid with the three half-axes ``radii`` (equal ones give a sphere)."""
 
-    def __init__(
-        self, center: ArrayLike, radii: float | Sequence[float], material: Material
-    ) -> None:
+    def __init__(self, center: ArrayLike, radii: float | Sequence[float], material: Material) -> None:
         self.material = material
         self.center = self.hull = vec3(center)
         self.radii = vec3(np.broadcast_to(radii, 3))
@@ -135,9 +133,7 @@ class Ellipsoid(Primitive):
 class Rod(Primitive):
     """A round bar from ``a`` to ``b``: a capsule, or a flat-ended cylinder if ``flat``."""
 
-    def __init__(
-        self, a: ArrayLike, b: ArrayLike, radius: float, material: Material, *, flat: bool = False
-    ) -> None:
+    def __init__(self, a: ArrayLike, b: ArrayLike, radius: float, material: Material, *, flat: bool = False) -> None:
         self.material = material
         self.a, self.b = vec3(a), vec3(b)
         self.length = float(np.linalg.norm(self.b - self.a))

@@ -105,7 +105,11 @@ class Testbed(_core.Testbed):
         if values.shape != (len(pictures), 4):
             raise ValueError(f"intrinsics must have shape (4,) or ({len(pictures)}, 4), not {values.shape}")
         dataset = _core.NerfDataset()
-        dataset.scale, dataset.offset, dataset.aabb_scale = scale, np.asarray(offset, np.float32), aabb_scale
+        dataset.scale, dataset.offset, dataset.aabb_scale = (
+            scale,
+            np.asarray(offset, np.float32),
+            aabb_scale,
+        )
         for i, (picture, pose, (fl_x, fl_y, cx, cy)) in enumerate(zip(pictures, poses, values, strict=True)):
             if picture.ndim != 3 or picture.shape[2] not in (3, 4):
                 raise ValueError(f"image {i} must have shape (height, width, 3 or 4), not {picture.shape}")
@@ -153,9 +157,7 @@ class Testbed(_core.Testbed):
         folder = Path(config_base_path) if config_base_path else None
         self.reload_network_from_json_text(json.dumps(resolve_config(config, folder)))
 
-    def save_snapshot(
-        self, path: PathLike, include_optimizer_state: bool = False, compress: bool = True
-    ) -> None:
+    def save_snapshot(self, path: PathLike, include_optimizer_state: bool = False, compress: bool = True) -> None:
         """Writes an .ingp snapshot atomically. With the optimizer's state, training resumes exactly."""
         super().save_snapshot(os.fspath(path), include_optimizer_state, compress)
 
@@ -192,7 +194,7 @@ class Testbed(_core.Testbed):
         fov_x: float | None,
         intrinsics: ArrayLike | None,
         lens: _core.Lens | None,
-    ) -> tuple[Any, ...]:
+    ) -> dict[str, Any]:
         if width < 1 or height < 1:
             raise ValueError(f"a picture of {width}x{height} pixels can't be rendered")
         if intrinsics is not None:
@@ -205,7 +207,14 @@ class Testbed(_core.Testbed):
         else:
             raise ValueError("give fov_x (degrees) or intrinsics (fl_x, fl_y, cx, cy)")
         pose = np.asarray(camera, np.float32)
-        return pose, width, height, (fl_x, fl_y), (cx / width, cy / height), lens or _core.Lens()
+        return {
+            "camera": pose,
+            "width": width,
+            "height": height,
+            "focal_length": (fl_x, fl_y),
+            "principal_point": (cx / width, cy / height),
+            "lens": lens or _core.Lens(),
+        }
 
     def render_channels(
         self,
@@ -230,7 +239,7 @@ class Testbed(_core.Testbed):
             if channel not in CHANNELS:
                 raise ValueError(f"channel {channel!r} is not known; channels are {', '.join(CHANNELS)}")
         arguments = self._camera_arguments(camera, width, height, fov_x, intrinsics, lens)
-        images = self.render_camera(*arguments, "normal" in channels, spp)
+        images = self.render_camera(**arguments, normals="normal" in channels, spp=spp)
         return {channel: images[channel] for channel in channels}
 
     def ray_samples(
@@ -251,7 +260,7 @@ class Testbed(_core.Testbed):
         all of them in occupied cells, in marching order, without early termination.
         """
         arguments = self._camera_arguments(camera, width, height, fov_x, intrinsics, lens)
-        origin, direction, t, dt = self.ray_samples_of_pixel(*arguments, x, y)
+        origin, direction, t, dt = self.ray_samples_of_pixel(**arguments, x=x, y=y)
         positions = origin.astype(np.float64) + t[:, None].astype(np.float64) * direction.astype(np.float64)
         return positions.astype(np.float32), direction, dt
 
@@ -269,7 +278,7 @@ class Testbed(_core.Testbed):
         box, and with occupancy=True also in cells that the occupancy grid holds empty. `image` picks a per-image
         latent; models without latents ignore it.
         """
-        return self.query_field(positions, directions, occupancy)
+        return self.query_field(positions, directions, occupancy)  # type: ignore[return-value]
 
     def export_cameras(self, path: PathLike) -> None:
         """Writes the training views' cameras, in the input's frame, as a transforms-style JSON file."""

@@ -24,6 +24,7 @@ Run `python tests/benchmarks/torch_twin.py` for the table.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import statistics
@@ -37,9 +38,7 @@ import numpy as np
 try:
     import torch
 except ImportError as error:
-    raise ImportError(
-        "the PyTorch twin needs torch, which is in the extra [bench]: pip install '.[bench]'"
-    ) from error
+    raise ImportError("the PyTorch twin needs torch, which is in the extra [bench]: pip install '.[bench]'") from error
 
 LEVELS = 8
 FEATURES = 4
@@ -317,9 +316,7 @@ class Twin:
             self._grid_backward = [_make_grid_backward(levels, 0, single=False)]
         else:
             # The finest first: they take longest, so the threads finish together.
-            self._grid_backward = [
-                _make_grid_backward([levels[i]], i, single=True) for i in reversed(range(LEVELS))
-            ]
+            self._grid_backward = [_make_grid_backward([levels[i]], i, single=True) for i in reversed(range(LEVELS))]
             if self.n_threads > 1:
                 self._pool = ThreadPoolExecutor(min(self.n_threads, LEVELS))
         self._directions_forward = torch.compile(_directions_forward, dynamic=False)
@@ -407,7 +404,7 @@ class Twin:
             for stage in STAGES:
                 getattr(self, stage)()
                 marks.append(time.perf_counter())
-            spans = [b - a for a, b in zip(marks, marks[1:], strict=False)]
+            spans = [b - a for a, b in itertools.pairwise(marks)]
             rows.append([*spans, marks[-1] - marks[0]])
         columns = zip(*rows, strict=True)
         medians = [1000.0 * statistics.median(column) for column in columns]

@@ -7,9 +7,6 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-from pyngp import BoundingBox, ColorSpace, Lens, LensMode, Testbed, TonemapCurve
-from reference.snapshot import decompress
-
 from fields.tiny_scene import (
     FOV_X,
     INTRINSICS,
@@ -21,6 +18,8 @@ from fields.tiny_scene import (
     srgb,
     trace,
 )
+from pyngp import BoundingBox, ColorSpace, Lens, LensMode, Testbed, TonemapCurve
+from reference.snapshot import decompress
 
 W, H = 12, 10  # of pictures that are composited by hand
 VIEW = {"fov_x": FOV_X}
@@ -328,7 +327,9 @@ def test_training_views_are_cameras(trained, tiny):
 @pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, 4), (70000, 4)])
 def test_impossible_pictures(size, trained, pose):
     for call in (lambda: trained.render(*size), lambda: trained.render_channels(pose, *size, **VIEW)):
-        with pytest.raises((RuntimeError, ValueError), match=rf"picture of {size[0]}x{size[1]} pixels can't be rendered"):
+        with pytest.raises(
+            (RuntimeError, ValueError), match=rf"picture of {size[0]}x{size[1]} pixels can't be rendered"
+        ):
             call()
     with pytest.raises(RuntimeError, match="spp is 0"):
         trained.render(4, 4, spp=0)

@@ -6,14 +6,24 @@ import json
 
 import numpy as np
 import pytest
+from fields.tiny_scene import INTRINSICS, SPHERE_CENTRE, SPHERE_RADIUS, TinyScene
 from pyngp import LossType, OccupancySchedule, Testbed, _core
 from pyngp.dataset import load_images, read_scene
 from pyngp.evaluation import evaluate
 
-from fields.tiny_scene import INTRINSICS, SPHERE_CENTRE, SPHERE_RADIUS, TinyScene
-
 # Losses of the first ten steps of 4096 samples on the tiny scene, base_14, seed 1337 (AVX-512).
-GOLDEN_LOSSES = [0.0262873, 0.0194173, 0.0242259, 0.0231583, 0.0234238, 0.0210885, 0.0219448, 0.0196877, 0.0219587, 0.0221589]
+GOLDEN_LOSSES = [
+    0.0262873,
+    0.0194173,
+    0.0242259,
+    0.0231583,
+    0.0234238,
+    0.0210885,
+    0.0219448,
+    0.0196877,
+    0.0219587,
+    0.0221589,
+]
 # Sums in another order differ by about 1e-6 in a step; ten chaotic steps amplify that a hundredfold.
 GOLDEN_TOLERANCE = 2e-3
 

@@ -35,9 +35,7 @@ def test_linear_to_srgb() -> None:
     got = np.array([stages.linear_to_srgb(float(v)) for v in x])
     power = np.maximum(x.astype(np.float64), 0.0031308) ** 0.41666
     exponent_error = 0.41666 * np.abs(np.log(np.maximum(x, 0.003)))
-    tolerance = U * (
-        (exponent_error + 3) * 1.055 * power + 0.055 + np.abs(12.92 * x) * (x < 0.0032)
-    )
+    tolerance = U * ((exponent_error + 3) * 1.055 * power + 0.055 + np.abs(12.92 * x) * (x < 0.0032))
     near = np.abs(x - 0.0031308) < 1e-9  # the branches meet to 3e-8 at the threshold
     assert np.all(np.abs(got - color.linear_to_srgb(x)) <= tolerance + 1e-6 * near)
 

@@ -150,6 +150,4 @@ def test_examples_with_cmake_install(cmake, generator, tmp_path):
     # A prefix can be moved before it is used; the build folder is not needed any more.
     moved = prefix.rename(tmp_path / "moved")
     shutil.rmtree(build)
-    build_and_run_examples(
-        cmake, [*generator, f"-DCMAKE_PREFIX_PATH={moved}"], tmp_path / "examples"
-    )
+    build_and_run_examples(cmake, [*generator, f"-DCMAKE_PREFIX_PATH={moved}"], tmp_path / "examples")

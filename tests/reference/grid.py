@@ -79,9 +79,7 @@ def level_table(
             entries = min(entries, 1 << log2_hashmap_size)
         elif kind == "Tiled":
             entries = min(entries, base_resolution**n_dims)
-        levels.append(
-            GridLevel(scale, resolution, offset, entries, kind == "Hash" and entries < vertices)
-        )
+        levels.append(GridLevel(scale, resolution, offset, entries, kind == "Hash" and entries < vertices))
         offset += entries
     return levels
 
@@ -131,9 +129,7 @@ def corner_weights(upper: F64, bits: tuple[int, ...]) -> F64:
     return np.prod(np.where(np.array(bits, dtype=bool), upper, 1.0 - upper), axis=1)
 
 
-def encode(
-    levels: Sequence[GridLevel], params: ArrayLike, x: ArrayLike, interpolation: str = "Linear"
-) -> F64:
+def encode(levels: Sequence[GridLevel], params: ArrayLike, x: ArrayLike, interpolation: str = "Linear") -> F64:
     """Features (N, L*F), level-major, of unit positions (N, D); ``params`` is (entries, F)."""
     params = np.asarray(params)
     x = np.asarray(x, dtype=np.float32)

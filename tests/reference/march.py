@@ -66,14 +66,10 @@ def cascade_for_training(position: ArrayLike, dt: ArrayLike, max_cascade: int) -
     scaled = np.asarray(dt, dtype=np.float64) * (2 * occupancy.GRID_SIZE)
     _, exponent = np.frexp(scaled)
     from_dt = np.where(scaled < 1.0, 0, exponent.astype(np.int64))
-    return np.clip(
-        np.maximum(cascade_from_position(position, max_cascade), from_dt), 0, max_cascade
-    )
+    return np.clip(np.maximum(cascade_from_position(position, max_cascade), from_dt), 0, max_cascade)
 
 
-def ray_box(
-    origin: ArrayLike, direction: ArrayLike, low: ArrayLike, high: ArrayLike
-) -> tuple[F64, F64]:
+def ray_box(origin: ArrayLike, direction: ArrayLike, low: ArrayLike, high: ArrayLike) -> tuple[F64, F64]:
     """Entry and exit distances (N,) of rays (N, 3) through a box; entry > exit if missed."""
     o, d = np.asarray(origin, dtype=np.float64), np.asarray(direction, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -95,9 +91,7 @@ def voxel_exit(position: ArrayLike, direction: ArrayLike, cascade: ArrayLike) ->
     return np.maximum(along.min(axis=-1), 0.0)
 
 
-def skip_voxel(
-    t: ArrayLike, position: ArrayLike, direction: ArrayLike, cascade: ArrayLike, cone: float
-) -> F64:
+def skip_voxel(t: ArrayLike, position: ArrayLike, direction: ArrayLike, cascade: ArrayLike, cone: float) -> F64:
     """t after the jump over an empty cell: its exit, rounded up to whole steps (>= 1)."""
     t = np.asarray(t, dtype=np.float64)
     start = to_stepping(t, cone)

@@ -59,9 +59,7 @@ def pack(matrices: Sequence[ArrayLike]) -> F64:
     return np.concatenate([np.asarray(m, dtype=np.float64).ravel() for m in matrices])
 
 
-def forward(
-    weights: Sequence[F64], x: ArrayLike, output_activation: str = "None"
-) -> tuple[F64, list[F64]]:
+def forward(weights: Sequence[F64], x: ArrayLike, output_activation: str = "None") -> tuple[F64, list[F64]]:
     """Output (N, padded_out) and the inputs of every layer [(N, in_0), (N, width), ...].
 
     ``x`` is (N, padded_in); hidden layers are ReLU; ``output_activation`` is "None" or "ReLU".

@@ -61,19 +61,14 @@ class NerfField:
         d_out = np.zeros_like(out)
         d_out[:, 0] = 1.0
         _, d_in = mlp.backward(self.density_net, inputs, d_out)
-        d_unit = grid.position_gradient(
-            self.levels, self.table, unit, d_in[:, :n_encoded], self.interpolation
-        )
+        d_unit = grid.position_gradient(self.levels, self.table, unit, d_in[:, :n_encoded], self.interpolation)
         return d_unit / (high - low)
 
 
 def field_from_snapshot(snapshot: Snapshot) -> NerfField:
     """Split the parameter blob (density MLP, RGB MLP, grid; D.3); latents are not supported."""
     config, nerf = snapshot.config, snapshot.state["nerf"]
-    if (
-        nerf["dataset"].get("n_extra_learnable_dims", 0)
-        or config["dir_encoding"]["nested"][0]["degree"] != 4
-    ):
+    if nerf["dataset"].get("n_extra_learnable_dims", 0) or config["dir_encoding"]["nested"][0]["degree"] != 4:
         raise NotImplementedError("latents, or a direction encoding other than SH4")
     enc = config["encoding"]
     n_levels, base = enc.get("n_levels", 16), enc.get("base_resolution", 16)
@@ -82,13 +77,9 @@ def field_from_snapshot(snapshot: Snapshot) -> NerfField:
     if growth <= 0.0:
         growth = grid.default_per_level_scale(MAX_RESOLUTION, base, n_levels, nerf["aabb_scale"])
     kind = {"HashGrid": "Hash", "Grid": "Hash", "DenseGrid": "Dense", "TiledGrid": "Tiled"}
-    levels = grid.level_table(
-        n_levels, base, growth, enc.get("log2_hashmap_size", 19), kind=kind[enc["otype"]]
-    )
+    levels = grid.level_table(n_levels, base, growth, enc.get("log2_hashmap_size", 19), kind=kind[enc["otype"]])
     net, rgb = config["network"], config["rgb_network"]
-    density_shape = mlp.MlpShape(
-        n_levels * n_features, 16, net["n_neurons"], net["n_hidden_layers"]
-    )
+    density_shape = mlp.MlpShape(n_levels * n_features, 16, net["n_neurons"], net["n_hidden_layers"])
     rgb_shape = mlp.MlpShape(32, 3, rgb["n_neurons"], rgb["n_hidden_layers"])
     n_first = density_shape.n_params
     n_networks = n_first + rgb_shape.n_params
@@ -128,9 +119,7 @@ class Rays:
     forward: F64
 
 
-def camera_rays(
-    camera: ArrayLike, uv: ArrayLike, resolution: ArrayLike, focal: ArrayLike, **lens_args: object
-) -> Rays:
+def camera_rays(camera: ArrayLike, uv: ArrayLike, resolution: ArrayLike, focal: ArrayLike, **lens_args: object) -> Rays:
     """Rays of an NGP camera (3, 4) through ``uv`` (N, 2) in [0, 1]^2."""
     m = np.asarray(camera, dtype=np.float64)
     d = lens.ray_direction(uv, resolution, focal, **lens_args)  # type: ignore[arg-type]
@@ -139,9 +128,7 @@ def camera_rays(
     return Rays(np.broadcast_to(m[:, 3], d.shape), d, m[:, 2])
 
 
-def next_samples(
-    rays: Rays, t: F64, leave: F64, bits: NDArray[np.bool_], cone: float
-) -> tuple[F64, NDArray[np.bool_]]:
+def next_samples(rays: Rays, t: F64, leave: F64, bits: NDArray[np.bool_], cone: float) -> tuple[F64, NDArray[np.bool_]]:
     """First t' >= t (N,) in an occupied cell, and whether there is one before ``leave``."""
     t = t.copy()
     found = np.zeros(t.shape, dtype=bool)
@@ -164,9 +151,7 @@ def unit_vectors(v: F64) -> F64:
     return v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-30)
 
 
-def sample_value(
-    field: NerfField, options: RenderOptions, rays: Rays, p: F64, rgb: F64, alpha: F64
-) -> F64:
+def sample_value(field: NerfField, options: RenderOptions, rays: Rays, p: F64, rgb: F64, alpha: F64) -> F64:
     """Value (N, 3) that is composited at positions ``p`` in the render mode (E.6).
 
     Normals are unit vectors -grad(raw density) of NGP axes; :func:`finish` turns their sum into a

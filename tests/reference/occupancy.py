@@ -103,9 +103,7 @@ def candidate_cell(i: ArrayLike, j: int, update: int, n: int) -> NDArray[np.int6
     return (value % np.uint64(N_CELLS)).astype(np.int64)
 
 
-def choose_cell(
-    grid_cascade: ArrayLike, i: ArrayLike, update: int, n: int, minimum: float
-) -> NDArray[np.int64]:
+def choose_cell(grid_cascade: ArrayLike, i: ArrayLike, update: int, n: int, minimum: float) -> NDArray[np.int64]:
     """First candidate (of at most ten; the last one if none passes) whose grid value > ``minimum``.
 
     ``minimum`` is -0.01 for uniform samples (every cell that is not culled), 0.01 for occupied

@@ -15,18 +15,14 @@ def _column_signs(from_mitsuba: bool) -> F64:
     return signs * np.array([-1.0, 1.0, -1.0, 1.0]) if from_mitsuba else signs
 
 
-def pose_to_ngp(
-    pose: ArrayLike, scale: float, offset: ArrayLike, from_mitsuba: bool = False
-) -> F64:
+def pose_to_ngp(pose: ArrayLike, scale: float, offset: ArrayLike, from_mitsuba: bool = False) -> F64:
     """NGP camera (3, 4) of an OpenGL camera-to-world matrix (>= 3, 4) in world units."""
     m = np.asarray(pose, dtype=np.float64)[:3, :4] * _column_signs(from_mitsuba)
     m[:, 3] = m[:, 3] * scale + np.asarray(offset)
     return m if from_mitsuba else m[CYCLE, :]
 
 
-def pose_from_ngp(
-    pose: ArrayLike, scale: float, offset: ArrayLike, from_mitsuba: bool = False
-) -> F64:
+def pose_from_ngp(pose: ArrayLike, scale: float, offset: ArrayLike, from_mitsuba: bool = False) -> F64:
     """Inverse of :func:`pose_to_ngp`: OpenGL camera-to-world (3, 4)."""
     m = np.asarray(pose, dtype=np.float64)[:3, :4]
     m = m.copy() if from_mitsuba else m[UNCYCLE, :]
@@ -40,9 +36,7 @@ def point_to_ngp(p: ArrayLike, scale: float, offset: ArrayLike, from_mitsuba: bo
     return q if from_mitsuba else q[..., CYCLE]
 
 
-def point_from_ngp(
-    p: ArrayLike, scale: float, offset: ArrayLike, from_mitsuba: bool = False
-) -> F64:
+def point_from_ngp(p: ArrayLike, scale: float, offset: ArrayLike, from_mitsuba: bool = False) -> F64:
     """World positions (..., 3) of NGP positions (..., 3)."""
     q = np.asarray(p, dtype=np.float64)
     q = q if from_mitsuba else q[..., UNCYCLE]

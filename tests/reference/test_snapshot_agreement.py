@@ -15,9 +15,7 @@ import pytest
 from . import nerf_render, occupancy, pose, snapshot
 from .nerf_render import RenderOptions
 
-DATA = Path(
-    os.environ.get("PYNGP_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data"
-)
+DATA = Path(os.environ.get("PYNGP_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 SNAPSHOT = DATA / "snapshots" / "lego_base14.ingp"
 PICTURES = DATA / "snapshots" / "lego_base14_ref.npz"
 CAMERAS = DATA / "lego800" / "transforms_test.json"
@@ -51,9 +49,7 @@ class Scene:
 
     @staticmethod
     def pixels() -> tuple[np.ndarray, np.ndarray]:
-        row, column = np.meshgrid(
-            np.arange(3, SIZE, STRIDE), np.arange(4, SIZE, STRIDE), indexing="ij"
-        )
+        row, column = np.meshgrid(np.arange(3, SIZE, STRIDE), np.arange(4, SIZE, STRIDE), indexing="ij")
         return row.ravel(), column.ravel()
 
     def picture(self, key: str) -> np.ndarray:

@@ -208,9 +208,7 @@ def test_loss_gradients(kind: str) -> None:
     p, t = p[np.abs(p - t) > 1e-3], t[np.abs(p - t) > 1e-3]
     scale, h = losses.denominator(kind, p, t), 1e-7
     slope = losses.numerator(kind, p + h - t) - losses.numerator(kind, p - h - t)
-    assert np.allclose(
-        slope / (2 * h) / scale, losses.loss_gradient(kind, p, t), rtol=1e-5, atol=1e-6
-    )
+    assert np.allclose(slope / (2 * h) / scale, losses.loss_gradient(kind, p, t), rtol=1e-5, atol=1e-6)
 
 
 def test_huber_closed_form() -> None:
@@ -248,9 +246,7 @@ def test_ray_loss_gradient(kind: str) -> None:
     for i in range(12):
         h = np.zeros(12)
         h[i] = 1e-6
-        ends = [
-            compositing.composite(raw_rgb, raw_density + s * h, dt, background).rgb for s in (1, -1)
-        ]
+        ends = [compositing.composite(raw_rgb, raw_density + s * h, dt, background).rgb for s in (1, -1)]
         value = [np.sum(losses.numerator(kind, e - target) / scale) for e in ends]
         assert (value[0] - value[1]) / 2e-6 == pytest.approx(got[i], abs=1e-8)
 
@@ -499,9 +495,7 @@ def test_color() -> None:
     assert np.allclose(slope, color.srgb_to_linear_derivative(x[1:]), rtol=1e-5)
     grey = np.full((1, 3), 0.5)
     assert np.allclose(color.tonemap(grey, "Reinhard"), 1.0 / 3.0)
-    assert np.allclose(
-        color.tonemap(np.full((1, 3), 5.6), "Hable"), 1.0
-    )  # twice 5.6 is the white point
+    assert np.allclose(color.tonemap(np.full((1, 3), 5.6), "Hable"), 1.0)  # twice 5.6 is the white point
     s = 0.6 * 0.5
     aces = (s * (2.51 * s + 0.03)) / (s * (2.43 * s + 0.59) + 0.14)
     assert np.allclose(color.tonemap(grey, "ACES"), aces)

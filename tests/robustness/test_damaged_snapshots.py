@@ -296,7 +296,9 @@ def test_as_many_views_as_it_says(document, target):
         target.refuses(pack(changed(document, (*DATASET, "n_images"), lambda _, n=n: n)), "dataset", f"{n} elements")
 
 
-@pytest.mark.parametrize("path,value", WRONG_VALUES, ids=lambda v: ".".join(map(str, v)) if isinstance(v, tuple) else str(v))
+@pytest.mark.parametrize(
+    "path,value", WRONG_VALUES, ids=lambda v: ".".join(map(str, v)) if isinstance(v, tuple) else str(v)
+)
 def test_wrong_values(path, value, document, target):
     target.refuses(pack(changed(document, path, lambda _: value)), str(path[-1]))
 
@@ -310,7 +312,12 @@ BINARIES = [
 
 @pytest.mark.parametrize("path", BINARIES, ids=lambda p: ".".join(p[1:]))
 def test_wrong_lengths(path, document, target):
-    for change in (lambda b: b + b"\0", lambda b: b + bytes(4), lambda b: b[:-1] if b else b"\0", lambda b: 2 * b + b"\0\0"):
+    for change in (
+        lambda b: b + b"\0",
+        lambda b: b + bytes(4),
+        lambda b: b[:-1] if b else b"\0",
+        lambda b: 2 * b + b"\0\0",
+    ):
         target.refuses(pack(changed(document, path, change)), path[-1])
 
 
@@ -325,7 +332,11 @@ def test_values_that_are_not_finite(value, document, target):
     bad = changed(document, (*SNAPSHOT, "params_binary"), lambda b: poisoned(b, value, np.float16))
     bad["snapshot"] = {k: v for k, v in bad["snapshot"].items() if k != "pyngp"}
     target.refuses(pack(bad), "params_binary", "not finite")
-    for path in (*((*ADAM, f"{n}_moments_binary") for n in ("first", "second")), (*STATE, "params_binary"), (*STATE, "average_binary")):
+    for path in (
+        *((*ADAM, f"{n}_moments_binary") for n in ("first", "second")),
+        (*STATE, "params_binary"),
+        (*STATE, "average_binary"),
+    ):
         bad = changed(document, path, lambda b: poisoned(b, value, np.float32))
         target.refuses(pack(bad), path[-1], "not finite")
 
@@ -333,7 +344,9 @@ def test_values_that_are_not_finite(value, document, target):
 def test_damaged_occupancy(document, target):
     grid = np.zeros(128**3, np.float16)
     grid[77] = NAN
-    target.refuses(pack(changed(document, (*SNAPSHOT, "density_grid_binary"), lambda _: grid.tobytes())), "density_grid_binary")
+    target.refuses(
+        pack(changed(document, (*SNAPSHOT, "density_grid_binary"), lambda _: grid.tobytes())), "density_grid_binary"
+    )
 
 
 def test_checksum(document, target):

@@ -66,6 +66,31 @@ def test_the_scene_as_it_is(folder):
     assert load(path) is not None
 
 
+ODD: list[Any] = [
+    None, True, 0, -1, 3, 0.5, 7.0, *HUGE, "", "x", "²", "\ud800", "a\0b", "x" * 300, "..", "123", [], [1], [1, 2, 3],
+    [10**400, 0, 0], ["1", "2", "3"], [[0, 0, 0], [1, 1, 1]], [[1, 1, 1], [0, 0, 0]], [[1e300] * 4] * 4,
+    [[10**400] * 4] * 4, [[0] * 4] * 3, {}, {"a": 1}, [[], []], [None, None],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["file", "frame"])
+def test_odd_values_of_every_key(where, folder):
+    """All keys times all of ODD; some mean something, which must then be usable."""
+    path = folder / f"odd_{where}.json"
+    accepted = 0
+    for key in KEYS:
+        for value in ODD:
+            document = scene()
+            (document if where == "file" else document["frames"][0])[key] = value
+            path.write_text(json.dumps(document))
+            testbed = load(path)
+            if testbed is not None:
+                accepted += 1
+                assert np.isfinite(testbed.cameras()).all(), (key, value)
+            read_scene_for_views(path)
+    assert 0 < accepted < len(KEYS) * len(ODD)
+
+
 @FUZZ
 @given(where=st.sampled_from(["file", "frame"]), key=st.sampled_from(KEYS), value=VALUES)
 def test_any_value_of_any_key(where, key, value, folder):

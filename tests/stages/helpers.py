@@ -235,9 +235,7 @@ class EncodingTwin:
             column += part.width
             if part.kind == "Grid":
                 table = params[part.params].reshape(-1, part.n_features)
-                gradient[:, part.inputs] = grid.position_gradient(
-                    part.levels, table, own, d, part.interpolation
-                )
+                gradient[:, part.inputs] = grid.position_gradient(part.levels, table, own, d, part.interpolation)
                 scale = np.repeat([float(level.scale) for level in part.levels], part.n_features)
                 # slope 1.5 S at most, of 4 differences of 2 values, with some 30 roundings
                 size = 1.5 * (np.abs(d) @ scale)[:, None] * 2 * np.abs(table).max()
@@ -271,9 +269,7 @@ def assert_within(got: NDArray[Any], wanted: F64, bound: F64 | float, what: str 
     assert got.shape == wanted.shape, what
     excess = np.abs(np.asarray(got, dtype=np.float64) - wanted) - bound
     if excess.size and not np.all(excess <= 0.0):
-        worst = np.unravel_index(
-            np.nanargmax(np.where(np.isnan(excess), np.inf, excess)), got.shape
-        )
+        worst = np.unravel_index(np.nanargmax(np.where(np.isnan(excess), np.inf, excess)), got.shape)
         limit = np.broadcast_to(bound, got.shape)[worst]
         count = int(np.count_nonzero(~(excess <= 0.0)))
         raise AssertionError(

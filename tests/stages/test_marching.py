@@ -169,13 +169,9 @@ def test_against_the_twin_marcher(cone: float, training: bool) -> None:
         start = float(np.float32(march.advance(max(float(entry[0]), 0.0), 0.25, cone)))
         args = (values, ray.origin, ray.direction, cone, start, float(leave[0]), training)
         got = stages.march(*args)[0].astype(np.float64)
-        wanted = march.march_ray(
-            ray.origin, ray.direction, bits, box, cone, 0.25, training=training
-        )
+        wanted = march.march_ray(ray.origin, ray.direction, bits, box, cone, 0.25, training=training)
         t = np.array(wanted).reshape(-1, 2)[:, 0]
-        steps = [
-            np.round(march.to_stepping(a, cone) - march.to_stepping(start, cone)) for a in (got, t)
-        ]
+        steps = [np.round(march.to_stepping(a, cone) - march.to_stepping(start, cone)) for a in (got, t)]
         common = np.isin(steps[0], steps[1])
         different += int((~common).sum() + (~np.isin(steps[1], steps[0])).sum())
         matched = t[np.isin(steps[1], steps[0])]

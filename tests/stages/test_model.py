@@ -56,9 +56,7 @@ class ModelTwin:
         low, side = np.float32(0.5 - 0.5 * self.aabb_scale), np.float32(self.aabb_scale)
         return np.clip((positions - low) * (np.float32(1.0) / side), 0, 1).astype(np.float32)
 
-    def forward(
-        self, params: np.ndarray, positions: np.ndarray, directions: np.ndarray
-    ) -> tuple[MlpTwin, MlpTwin]:
+    def forward(self, params: np.ndarray, positions: np.ndarray, directions: np.ndarray) -> tuple[MlpTwin, MlpTwin]:
         p = params.astype(np.float64)
         encoded, bound = self.position.encode(p[self.grid_begin :], self.unit(positions))
         first = MlpTwin(mlp.unpack(self.density, p[: self.rgb_begin]), encoded, bound)
@@ -93,16 +91,12 @@ class ModelTwin:
         d[:, 0] += d_raw[:, 3]
         dw_density, sd_density, d, sd_d = first.backward(d, sd_d + U * np.abs(d))
         used = self.position.columns
-        d_grid, sd_grid = self.position.params_gradient(
-            self.unit(positions), d[:, used], sd_d[:, used]
-        )
+        d_grid, sd_grid = self.position.params_gradient(self.unit(positions), d[:, used], sd_d[:, used])
         blocks = [*dw_density, *dw_rgb, d_grid], [*sd_density, *sd_rgb, sd_grid]
         return concatenated(blocks[0]), concatenated(blocks[1])
 
 
-def samples(
-    twin: ModelTwin, n: int, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def samples(twin: ModelTwin, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Parameters, and positions, directions and upstream gradients away from ReLU kinks.
 
     Some positions lie outside the box, on its faces, or share a cell with their neighbours.
@@ -220,9 +214,7 @@ def test_finite_differences(name: str) -> None:
             v[begin:end] = r.normal(size=end - begin)
             h = 1e-7  # keeps within ReLU kinks' distance; float64 leaves 1e-16 * 1e2 / 1e-7
             p = params.astype(np.float64)
-            value = [
-                np.sum(d_raw * twin.raw(p + s * h * v, positions, directions)) for s in (1, -1)
-            ]
+            value = [np.sum(d_raw * twin.raw(p + s * h * v, positions, directions)) for s in (1, -1)]
             slope = (value[0] - value[1]) / (2 * h)
             rounding = LAMBDA * np.sqrt(np.sum((sd * v) ** 2)) + 1e-5
             assert abs(gradient @ v - slope) <= rounding, block
@@ -254,9 +246,7 @@ def test_initial_parameters() -> None:
     params = stages.Model(config, 1, *empty, seed=1337).params()
     bounds = []
     for net in (twin.density, twin.rgb):
-        for (rows, columns), bound in zip(
-            net.matrix_shapes, mlp.init_uniform_bound(net), strict=True
-        ):
+        for (rows, columns), bound in zip(net.matrix_shapes, mlp.init_uniform_bound(net), strict=True):
             bounds.append(np.full(rows * columns, bound))
     bounds.append(np.full(twin.position.n_params, 1e-4))
     scaled = params / np.concatenate(bounds)

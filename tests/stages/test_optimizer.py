@@ -21,9 +21,7 @@ from stages.helpers import (
 
 EMA_DECAY = float(np.float32(0.95))
 # the configuration's numbers as float32 holds them: 1 - beta2 differs by 1e-6 relative
-CONFIG = adam.AdamConfig(
-    *(float(np.float32(v)) for v in (1e-2, 0.9, 0.99, 1e-15)), l2_reg=float(np.float32(1e-6))
-)
+CONFIG = adam.AdamConfig(*(float(np.float32(v)) for v in (1e-2, 0.9, 0.99, 1e-15)), l2_reg=float(np.float32(1e-6)))
 SMALL = {"network": network(16, 1), "rgb_network": network(16, 1)}
 
 
@@ -90,9 +88,7 @@ class Run:
         # specification leaves open: 1e-15 against some 1e-11 where only L2 acts on a small weight
         root = np.sqrt(np.where(moved, self.state.second, 1.0))
         self.error += moved * size * self.config.epsilon / root
-        self.average = adam.ema_update(
-            self.average, self.state.weights, self.step_number, EMA_DECAY
-        )
+        self.average = adam.ema_update(self.average, self.state.weights, self.step_number, EMA_DECAY)
 
     def check(self) -> None:
         assert_within(self.model.params(), self.state.weights, self.error, "weights")
@@ -215,6 +211,4 @@ def test_average_of_a_long_rest() -> None:
         if rest in (1, 7, 50, 100):
             run.check()
     distance = np.abs(run.model.averaged() - run.model.params())[entry]
-    assert (
-        distance.max() < 1e-2 * np.abs(first[entry] - run.model.params()[entry]).max() + 8 * U * 4
-    )
+    assert distance.max() < 1e-2 * np.abs(first[entry] - run.model.params()[entry]).max() + 8 * U * 4

@@ -62,7 +62,8 @@ def model_times(repeats: int, seed: int) -> tuple[dict[str, float], float]:
     model = _core.stages.Model(_core.base_nerf_config(), 1, positions, directions, gradient, seed)
     alone = _median_ms({"encode": model.encode, "forward": model.forward}, repeats)
     whole = _median_ms(
-        {"both": model.forward_backward, "scatter": model.scatter, "optimizer": model.optimize}, repeats
+        {"both": model.forward_backward, "scatter": model.scatter, "optimizer": model.optimize},
+        repeats,
     )
     stages = {
         "grid_forward": alone["encode"],
@@ -95,7 +96,10 @@ def step_times(testbed: Testbed, steps: int) -> dict[str, float]:
     testbed.fit(steps, batch_size=BATCH)
     after = testbed.stats()
     stages = {k: (v - before["stages"][k]) / steps for k, v in after["stages"].items()}
-    return {**stages, "ms_per_step": 1000 * (after["train_seconds"] - before["train_seconds"]) / steps}
+    return {
+        **stages,
+        "ms_per_step": 1000 * (after["train_seconds"] - before["train_seconds"]) / steps,
+    }
 
 
 def bench(
@@ -109,7 +113,7 @@ def bench(
     quiet: QuietOption = False,
     report: ReportOption = None,
 ) -> None:
-    """Time training on 65,536 samples a step: stage by stage, whole steps, and the same work in PyTorch if it is there."""
+    """Time training on 65,536 samples a step: by stage, in whole steps, and the same work in PyTorch if it is there."""
     output = Output(quiet)
     with tempfile.TemporaryDirectory() as folder:
         if scene is None:
@@ -138,8 +142,8 @@ def bench(
     overhead = (marching + whole["occupancy_ms"]) / whole["ms_per_step"]
     output.say(
         f"networks: {achieved:.0f} GFLOP/s, {100 * achieved / peak:.0f}% of the {peak:.0f} measured here\n"
-        f"whole step: {whole['ms_per_step']:.1f} ms, {stats['samples_per_step']} samples, {stats['rays_per_step']} rays; "
-        f"occupancy {whole['occupancy_ms']:.1f}, marching to gradients {whole['rays_to_gradients_ms']:.1f}, "
+        f"whole step: {whole['ms_per_step']:.1f} ms, {stats['samples_per_step']} samples, "
+        f"{stats['rays_per_step']} rays; occupancy {whole['occupancy_ms']:.1f}, marching to gradients {whole['rays_to_gradients_ms']:.1f}, "
         f"scatter {whole['scatter_ms']:.1f}, optimizer {whole['optimizer_ms']:.1f}\n"
         f"marching, compositing and occupancy: {100 * overhead:.0f}% of the step"
     )

@@ -82,5 +82,6 @@ def demo(
     output.report(report, result)
     output.say(
         f"PSNR {evaluation.psnr:.2f} on {len(frames)} held-out views after {result['train_seconds']:.0f} s of training "
-        f"({result['steps']} steps).\nLook at {out / 'turntable.webp'} and {out / 'test'}; the model is {out / 'demo.ingp'}."
+        f"({result['steps']} steps).\n"
+        f"Look at {out / 'turntable.webp'} and {out / 'test'}; the model is {out / 'demo.ingp'}."
     )

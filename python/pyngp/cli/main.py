@@ -1,4 +1,4 @@
-"""Entry point: parses arguments, turns errors into messages and exit codes (0 done, 1 failed, 2 usage, 130 interrupted)."""
+"""Entry point: errors become messages and exit codes (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version"),
     ] = False,
 ) -> None:
     pass

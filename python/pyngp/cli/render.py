@@ -128,7 +128,7 @@ def render(
     quiet: QuietOption = False,
     report: ReportOption = None,
 ) -> None:
-    """Render pictures: NAME.png, and for other channels NAME_depth.png with NAME_depth.npy (world units), NAME_normal.png."""
+    """Render pictures: NAME.png, and where asked NAME_alpha.png, NAME_depth.png and .npy (world units), NAME_normal.png."""
     output = Output(quiet)
     wanted = [c.strip() for c in channels.split(",") if c.strip()]
     for channel in wanted:

@@ -64,10 +64,16 @@ class Trainer:
             return None
         with self.output.progress("evaluating", len(self.test_frames)) as update:
             result = evaluate(self.testbed, self.test_frames, self.test_images, progress=update)
-        point = {"seconds": self.seconds(), "steps": self.testbed.training_step, "psnr": result.psnr}
+        point = {
+            "seconds": self.seconds(),
+            "steps": self.testbed.training_step,
+            "psnr": result.psnr,
+        }
         if not self.curve or self.curve[-1]["steps"] != point["steps"]:
             self.curve.append(point)
-        self.output.say(f"{point['seconds']:.1f} s, step {point['steps']}: PSNR {result.psnr:.2f}, SSIM {result.ssim:.4f}")
+        self.output.say(
+            f"{point['seconds']:.1f} s, step {point['steps']}: PSNR {result.psnr:.2f}, SSIM {result.ssim:.4f}"
+        )
         return result
 
 
@@ -85,7 +91,12 @@ def parse_seconds(text: str | None) -> list[float]:
 
 
 def load_scene(
-    testbed: Testbed, output: Output, scene: Path, test: Path | None, resume: Path | None, config: str
+    testbed: Testbed,
+    output: Output,
+    scene: Path,
+    test: Path | None,
+    resume: Path | None,
+    config: str,
 ) -> tuple[list[Frame], list[NDArray[np.uint8]]]:
     """Loads training data (without the test frames), network or snapshot, and the test frames with their images."""
     training = read_scene(scene, exclude=test)
@@ -107,15 +118,21 @@ def train(
     seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="Seconds to train [default: 120]")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Samples a step; a multiple of 256")] = None,
     eval_at: Annotated[str | None, typer.Option("--eval-at", metavar="1,2,5", help="Evaluate at these seconds")] = None,
-    test: Annotated[Path | None, typer.Option("--test", metavar="JSON", help="Held-out views; never trained on")] = None,
+    test: Annotated[
+        Path | None, typer.Option("--test", metavar="JSON", help="Held-out views; never trained on")
+    ] = None,
     save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Snapshot to write (.ingp)")] = None,
-    compact: Annotated[bool, typer.Option("--compact", help="Save without the state that exact resuming needs")] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Save without the state that exact resuming needs")
+    ] = False,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="SNAPSHOT", help="Go on from a snapshot")] = None,
     nerf_compatibility: Annotated[
-        bool, typer.Option("--nerf-compatibility", help="sRGB compositing, constant steps, black background")
+        bool,
+        typer.Option("--nerf-compatibility", help="sRGB compositing, constant steps, black background"),
     ] = False,
     occupancy: Annotated[
-        Occupancy, typer.Option("--occupancy", help="Update schedule: a tenth of the time, or instant-ngp's")
+        Occupancy,
+        typer.Option("--occupancy", help="Update schedule: a tenth of the time, or instant-ngp's"),
     ] = Occupancy.budgeted,
     device: DeviceOption = "auto",
     seed: SeedOption = 1337,

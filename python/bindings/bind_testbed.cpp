@@ -98,6 +98,7 @@ py::dict stats(const Testbed& t) {
     py::dict stages, d;
     stages["occupancy_ms"] = s.stages.occupancy;
     stages["rays_to_gradients_ms"] = s.stages.rays_to_gradients;
+    stages["marching_ms"] = s.stages.marching;
     stages["scatter_ms"] = s.stages.scatter;
     stages["optimizer_ms"] = s.stages.optimizer;
     d["stages"] = stages;

@@ -55,9 +55,7 @@ class Lens:
     def __init__(self) -> None: ...
     @typing.overload
     def __init__(
-        self,
-        mode: LensMode,
-        params: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] = [],
+        self, mode: LensMode, params: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] = []
     ) -> None: ...
     @property
     def mode(self) -> LensMode: ...
@@ -238,10 +236,7 @@ class OccupancySchedule:
 
 class Testbed:
     def __init__(
-        self,
-        mode: TestbedMode = ...,
-        device: str = ...,
-        seed: typing.SupportsInt | typing.SupportsIndex = ...,
+        self, mode: TestbedMode = ..., device: str = ..., seed: typing.SupportsInt | typing.SupportsIndex = ...
     ) -> None: ...
     @property
     def aabb(self) -> BoundingBox: ...
@@ -608,8 +603,7 @@ class stages:
     ) -> list[int]: ...
     @staticmethod
     def sobol(
-        arg0: typing.SupportsInt | typing.SupportsIndex,
-        arg1: typing.SupportsInt | typing.SupportsIndex,
+        arg0: typing.SupportsInt | typing.SupportsIndex, arg1: typing.SupportsInt | typing.SupportsIndex
     ) -> numpy.typing.NDArray[numpy.float32]: ...
     @staticmethod
     def spherical_harmonics(

@@ -240,12 +240,12 @@ def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
     if "aabb_scale" in keys:
         value = keys["aabb_scale"]
         if isinstance(value, bool) or value not in (1, 2, 4, 8, 16, 32, 64, 128):
-            raise RuntimeError(f"{source}: aabb_scale is {value!r}; it must be a power of two from 1 to 128")
+            raise RuntimeError(f"{source}: aabb_scale is {_shown(value)}; it must be a power of two from 1 to 128")
         scene.aabb_scale = int(value)
     if "scale" in keys:
         scene.scale = _number(keys, "scale", source) or 0.0
         if scene.scale < 1e-30:
-            raise RuntimeError(f"{source}: scale is {keys['scale']!r}; it must be positive")
+            raise RuntimeError(f"{source}: scale is {_shown(keys['scale'])}; it must be positive")
     if "offset" in keys:
         scene.offset = _vector(keys, "offset", source)
     for key in ("aabb", "render_aabb"):
@@ -319,7 +319,7 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
     frames.sort(key=lambda f: _natural_key(f.file_path))
     if (limit := _number(keys, "n_frames", source)) is not None:
         if limit < 0 or limit != int(limit):
-            raise RuntimeError(f"{source}: n_frames is {keys['n_frames']!r}; it must be a whole number")
+            raise RuntimeError(f"{source}: n_frames is {_shown(keys['n_frames'])}; it must be a whole number")
         frames = frames[: int(limit)]
     if need_images:
         threshold = _number(keys, "sharpness_discard_threshold", source) or 0.0

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgpack
 import numpy as np
+import pyngp
 import pytest
-from pyngp import Testbed, TestbedMode
+from pyngp import Testbed
 from reference import snapshot as reader
 
 VIEWS = {0: "0", 6: "6", 12: "12"}  # frame of lego800/transforms_test.json -> suffix in the archive
@@ -87,7 +88,7 @@ def test_channels_agree_with_instant_ngp(lego, pictures, cameras):
 
 def test_what_it_holds(lego, lego_path):
     document = unpack(lego_path)["snapshot"]
-    assert lego.mode == TestbedMode.Nerf
+    assert lego.mode == pyngp.TestbedMode.Nerf
     assert lego.training_step == document["training_step"] == 5000
     assert lego.loss == pytest.approx(document["loss"], rel=1e-6)
     assert lego.n_params() == document["n_params"] == 485376

@@ -142,7 +142,7 @@ def write_scene(folder: Path) -> TinyScene:
         images = np.stack([photograph(pose) for pose in cameras])
         files = [f"{name}/r_{i}.png" for i in range(len(cameras))]
         for file, image in zip(files, images, strict=True):
-            Image.fromarray(image, "RGBA").save(folder / file)
+            Image.fromarray(image).save(folder / file)
         text = json.dumps(transforms(files, cameras))
         (folder / f"transforms_{name}.json").write_text(text)
         views[name] = cameras, images

@@ -1,5 +1,6 @@
 // The CPU kernels, compiled once per instruction set (core/isa.h). Everything here has internal linkage or lives in
 // namespace ngp::NGP_ISA, and allocates nothing itself.
+#include <ctime>
 #include <ngp/cpu/encoding.h>
 #include <ngp/cpu/kernels.h>
 #include <ngp/cpu/mlp.h>
@@ -118,6 +119,12 @@ void backward_tile(const NerfModelView& model, const PositionTile& p, const Acti
     store_gradients(*model.position, *results.tiles, p, w.d_input, enc, n);
 }
 
+int64_t now_ns() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return int64_t(t.tv_sec) * 1000000000 + t.tv_nsec;
+}
+
 // --- training ----------------------------------------------------------------------------------------------------
 
 // Samples of one wave, before they go through the networks.
@@ -231,6 +238,7 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
     sample.rays = w.rays;
     sample.first_ray = c.first_ray;
     Wave wave;
+    const int64_t start = now_ns();
     for (int i = 0; i < c.n_rays; ++i) {
         sample(c.first_ray + i);
         w.count[i] = 0;
@@ -240,10 +248,13 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
             encode_direction(*c.model, w.rays[i].march.direction, w.direction + i * dir_stride);
         }
     }
+    c.marching_ns += now_ns() - start;
     int64_t row = 0;
     while (wave.n_rays > 0) {
         if (row + wave.n_rays * samples_per_wave > w.rows) w.grow(w, row + wave.n_rays * samples_per_wave);
+        const int64_t before = now_ns();
         march_wave(c, w, wave, row);
+        c.marching_ns += now_ns() - before;
         evaluate_wave(c, w, wave, row);
         finish_wave(c, w, wave, row);
         row += wave.n;

@@ -87,8 +87,9 @@ struct TrainChunk {
     float* rgb_gradient = nullptr;
     GradientTiles* tiles = nullptr;
     double loss = 0;
-    int64_t samples = 0;   // that contributed
-    int64_t evaluated = 0; // by the networks
+    int64_t samples = 0;     // that contributed
+    int64_t evaluated = 0;   // by the networks
+    int64_t marching_ns = 0; // drawing rays and marching, of the worker
 };
 
 struct RenderRay {

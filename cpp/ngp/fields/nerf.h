@@ -88,6 +88,7 @@ struct NerfTrainState {
 
 struct StageTimes { // milliseconds, summed over the steps since reset
     double occupancy = 0, rays_to_gradients = 0, scatter = 0, optimizer = 0;
+    double marching = 0; // the part of rays_to_gradients that draws rays and marches
     int64_t steps = 0;
 };
 

@@ -175,7 +175,7 @@ class CpuNerfEngine final : public NerfEngine {
         for (CpuLane& lane : lanes_) {
             lane.tiles.count = 0;
             lane.loss = 0;
-            lane.samples = lane.evaluated = 0;
+            lane.samples = lane.evaluated = lane.marching_ns = 0;
         }
         // Chunks of about a thousand samples; rounds of one chunk a lane, until the rays or the batch are used up.
         const int chunk =
@@ -202,6 +202,7 @@ class CpuNerfEngine final : public NerfEngine {
                 lane.loss += c.loss;
                 lane.samples += c.samples;
                 lane.evaluated += c.evaluated;
+                lane.marching_ns += c.marching_ns;
             });
             result_.rays = std::min<int64_t>(plan.n_rays, int64_t(first + n) * chunk);
             result_.samples = 0;
@@ -211,6 +212,7 @@ class CpuNerfEngine final : public NerfEngine {
         for (const CpuLane& lane : lanes_) {
             loss += lane.loss;
             result_.samples_evaluated += lane.evaluated;
+            times_.marching += 1e-6 * double(lane.marching_ns) / num_threads();
         }
         result_.loss = float(loss / double(std::max<int64_t>(1, result_.rays)));
     }

@@ -36,7 +36,7 @@ struct CpuLane {
     GradientTiles tiles;
     AlignedVector<float> tile_memory;
     double loss = 0;
-    int64_t samples = 0, evaluated = 0;
+    int64_t samples = 0, evaluated = 0, marching_ns = 0;
 };
 
 } // namespace ngp

@@ -86,12 +86,21 @@ NGP_HD int cascade_at(Vec3 p, float dt, int max_cascade) {
 }
 
 // Occupancy bits, one a cell, cascade-major, Morton order within a cascade; 64 consecutive bits are a 4x4x4 block.
+// `blocks` has a bit for each word that is not zero: 64 of them are a 16x16x16 block.
 struct OccupancyView {
     const uint64_t* words = nullptr;
+    const uint64_t* blocks = nullptr;
     int max_cascade = 0;
 
     NGP_HD uint64_t block(int cascade, uint32_t morton) const {
         return words[(size_t(cascade) * occupancy_cells + morton) >> 6];
+    }
+    // Side of the largest aligned block of empty cells around the cell, of those looked at: 16, 4, 1, or 0 if it is
+    // occupied.
+    NGP_HD int empty_size(int cascade, uint32_t morton) const {
+        if (blocks[(size_t(cascade) * occupancy_cells + morton) >> 12] == 0) return 16;
+        const uint64_t word = block(cascade, morton);
+        return word == 0 ? 4 : 1 - int((word >> (morton & 63u)) & 1u);
     }
 };
 
@@ -128,7 +137,7 @@ NGP_HD float block_exit(Vec3 origin, Vec3 inverse_direction, const GridCell& cel
     return t;
 }
 
-// A ray inside a box, stopping at samples in occupied cells. Skipping an empty 4x4x4 block at once visits the same
+// A ray inside a box, stopping at samples in occupied cells. Skipping an empty block at once visits the same
 // stepping positions as leaving its cells one by one, since every jump is a whole number of steps.
 struct RayMarcher {
     Vec3 origin, direction, inverse_direction;
@@ -150,12 +159,12 @@ struct RayMarcher {
             float after = t + dt; // rounding can put the ends of a ray just outside the grid
             if (cell.inside) {
                 const uint32_t m = morton3(uint32_t(cell.x), uint32_t(cell.y), uint32_t(cell.z));
-                const uint64_t block = grid.block(cascade, m);
+                const int empty = grid.empty_size(cascade, m);
                 // So far away that a step vanishes in t's rounding, marching would never end; nothing can be resolved.
-                if ((block >> (m & 63u)) & 1u) return t + dt > t ? dt : 0.0f;
-                after = skip(stepping, cell, cascade, block == 0 ? 4 : 1);
+                if (empty == 0) return t + dt > t ? dt : 0.0f;
+                after = skip(stepping, cell, cascade, empty);
                 // Where steps grow into the next cascade within the block, that cascade may be occupied there.
-                if (raise_by_dt && block == 0 && cascade_at(p, stepping.step_length(after), grid.max_cascade) > cascade)
+                if (raise_by_dt && empty > 1 && cascade_at(p, stepping.step_length(after), grid.max_cascade) > cascade)
                     after = skip(stepping, cell, cascade, 1);
             }
             if (!(after > t)) return 0.0f;

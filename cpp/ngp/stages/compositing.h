@@ -45,17 +45,18 @@ struct CompositeAndLoss {
         const RawSample* s = raw + i * ray_stride;
         const float* step = dt + i * ray_stride;
 
+        // The forward pass leaves each sample's colour and opacity where its gradient goes.
+        RawSample* d = gradient + i * ray_stride;
         BlendState state;
         int n = 0;
         bool stopped = false;
-        while (n < count[i]) {
+        while (n < count[i] && !stopped) {
+            const Vec3 color = sample_color(options.rgb_activation, s[n]);
             const float alpha = segment_alpha(density_from_raw(options.density_activation, s[n].density), step[n]);
-            blend(state, sample_color(options.rgb_activation, s[n]), alpha);
+            d[n] = {{color.x, color.y, color.z}, alpha};
+            blend(state, color, alpha);
             ++n;
-            if (state.transmittance < training_min_transmittance) {
-                stopped = true;
-                break;
-            }
+            stopped = state.transmittance < training_min_transmittance;
         }
         Vec3 total = state.rgb;
         if (!stopped) total += ray.background * state.transmittance;
@@ -70,19 +71,18 @@ struct CompositeAndLoss {
 
         BlendState again;
         for (int k = 0; k < n; ++k) {
-            const float sigma = density_from_raw(options.density_activation, s[k].density);
-            const Vec3 color = sample_color(options.rgb_activation, s[k]);
-            const float weight = blend(again, color, segment_alpha(sigma, step[k]));
-            RawSample& d = gradient[i * ray_stride + k];
+            const Vec3 color{d[k].rgb[0], d[k].rgb[1], d[k].rgb[2]};
+            const float weight = blend(again, color, d[k].density);
             for (int c = 0; c < 3; ++c) {
-                d.rgb[c] = weight * g[c] * color_derivative(options.rgb_activation, s[k].rgb[c], color[c]);
-                if (options.rgb_activation == Activation::Exponential) d.rgb[c] += max_of(0.0f, 1e-4f * s[k].rgb[c]);
+                d[k].rgb[c] = weight * g[c] * color_derivative(options.rgb_activation, s[k].rgb[c], color[c]);
+                if (options.rgb_activation == Activation::Exponential) d[k].rgb[c] += max_of(0.0f, 1e-4f * s[k].rgb[c]);
             }
             const float derivative = density_derivative(options.density_activation, s[k].density);
-            d.density = derivative * step[k] * blend_density_gradient(g, again.transmittance, color, total - again.rgb);
-            if (options.encourage_density && s[k].density < 0.0f) d.density -= options.regularizer;
+            d[k].density =
+                derivative * step[k] * blend_density_gradient(g, again.transmittance, color, total - again.rgb);
+            if (options.encourage_density && s[k].density < 0.0f) d[k].density -= options.regularizer;
             if (t[i * ray_stride + k] < options.near_distance && s[k].density > -10.0f)
-                d.density += options.regularizer;
+                d[k].density += options.regularizer;
         }
     }
 };

@@ -48,6 +48,7 @@ void OccupancyGrid::resize(int n_cascades) {
     values_.assign(size_t(occupancy_cells) * n_cascades, 0.0f);
     fresh_.assign(values_.size(), 0.0f);
     words_.assign(values_.size() / 64, 0);
+    blocks_.assign(words_.size() / 64, 0);
     mean_ = 0;
 }
 
@@ -92,6 +93,11 @@ void OccupancyGrid::rebuild_bits() {
     for (int c = 1; c < n_cascades_; ++c) {
         uint64_t* coarse = words_.data() + c * words_per_cascade;
         for_each_index(words_per_cascade / 8, 1 << 10, CoarsenOccupancy{coarse - words_per_cascade, coarse});
+    }
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+        uint64_t block = 0;
+        for (size_t k = 0; k < 64; ++k) block |= uint64_t(words_[i * 64 + k] != 0) << k;
+        blocks_[i] = block;
     }
 }
 

@@ -22,6 +22,12 @@ ReportOption = Annotated[Path | None, typer.Option("--report", metavar="FILE.jso
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def print_error_line(text: str) -> None:
+    """One line on stderr, whatever is in the text: file names may hold line breaks and half characters."""
+    printable = text.replace("\n", " ").encode("utf-8", "backslashreplace").decode()
+    error_console.print(printable, markup=False)
+
+
 class Output:
     """What a command says: results on stdout, progress and warnings on stderr."""
 
@@ -63,7 +69,7 @@ def shown_warnings() -> Iterator[None]:
     """Prints Python warnings as one line each on stderr."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        error_console.print(f"warning: {message}", markup=False)
+        print_error_line(f"warning: {message}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -26,7 +26,7 @@ BLACK = (0.0, 0.0, 0.0)
 def _write_views(out: Path, frame: Frame, channels: dict[str, NDArray[np.float32]]) -> None:
     name = Path(frame.name).name
     write_image(out / "test" / name, picture(channels, BLACK))
-    write_image(out / "depth" / name, depth_picture(channels["depth"]))
+    write_image(out / "depth" / name, depth_picture(channels["depth"], channels["alpha"]))
     np.save(out / "depth" / f"{Path(name).stem}.npy", channels["depth"])
     write_image(out / "normal" / name, normal_picture(channels["normal"], channels["alpha"]))
 

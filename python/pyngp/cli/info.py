@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from pyngp import Testbed
-from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption
+from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, SeedOption
 
 
 def describe(testbed: Testbed) -> dict[str, Any]:
@@ -43,12 +43,13 @@ def describe(testbed: Testbed) -> dict[str, Any]:
 def info(
     snapshot: Annotated[Path, typer.Argument(help="Snapshot (.ingp)", show_default=False)],
     device: DeviceOption = "auto",
+    seed: SeedOption = 1337,
     quiet: QuietOption = False,
     report: ReportOption = None,
 ) -> None:
     """Describe a snapshot."""
     output = Output(quiet)
-    testbed = Testbed(device=device)
+    testbed = Testbed(device=device, seed=seed)
     testbed.load_snapshot(snapshot)
     facts = describe(testbed)
     table = Table("what", "value", title=str(snapshot))

@@ -9,7 +9,7 @@ import typer
 
 from pyngp import __version__
 from pyngp.cli import bench, demo, evaluate, info, render, train
-from pyngp.cli.common import error_console, shown_warnings
+from pyngp.cli.common import error_console, print_error_line, shown_warnings
 
 app = typer.Typer(
     help="Train, render and query neural radiance fields.",
@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with shown_warnings():
             code = app(args=arguments, standalone_mode=False)
+        if code == 130:  # some versions of typer return it, others raise
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, typer.Abort):
         error_console.print("interrupted")
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
             error.show()
             sys.exit(error.exit_code)
         if isinstance(error, (RuntimeError, ValueError, OSError, MemoryError)):
-            error_console.print(f"error: {error}", markup=False)
+            print_error_line(f"error: {error}")
             sys.exit(1)
         raise
 

@@ -47,14 +47,14 @@ def picture(
     return linear_to_srgb(rgb + (1 - alpha) * srgb_to_linear(np.array(background)))
 
 
-def depth_picture(depth: NDArray[np.float32]) -> NDArray[np.floating]:
-    """Grey picture, near is bright; the 1st and 99th percentile of the depths span it."""
-    seen = np.isfinite(depth)
-    if not seen.any():
+def depth_picture(depth: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Grey picture, near is bright, faded by alpha; the 1st and 99th percentile of solid depths span it."""
+    solid = np.isfinite(depth) & (alpha > 0.5)
+    if not solid.any():
         return np.zeros(depth.shape)
-    near, far = np.percentile(depth[seen], [1, 99])
-    grey = 1.0 - 0.85 * np.clip((depth - near) / max(far - near, 1e-9), 0, 1)
-    return np.where(seen, grey, 0.0)
+    near, far = np.percentile(depth[solid], [1, 99])
+    grey = 1.0 - 0.85 * np.clip((np.nan_to_num(depth) - near) / max(far - near, 1e-9), 0, 1)
+    return grey * alpha
 
 
 def normal_picture(normal: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -70,7 +70,7 @@ def write_channels(folder: Path, name: str, channels: dict[str, NDArray[np.float
     if "alpha" in wanted:
         write_image(folder / f"{name}_alpha.png", channels["alpha"])
     if "depth" in wanted:
-        write_image(folder / f"{name}_depth.png", depth_picture(channels["depth"]))
+        write_image(folder / f"{name}_depth.png", depth_picture(channels["depth"], channels["alpha"]))
         np.save(folder / f"{name}_depth.npy", channels["depth"])
     if "normal" in wanted:
         write_image(folder / f"{name}_normal.png", normal_picture(channels["normal"], channels["alpha"]))
@@ -128,7 +128,7 @@ def render(
     quiet: QuietOption = False,
     report: ReportOption = None,
 ) -> None:
-    """Render pictures: NAME.png, and where asked NAME_alpha.png, NAME_depth.png and .npy (world units), NAME_normal.png."""
+    """Render pictures: NAME.png, NAME_alpha.png, NAME_depth.png with .npy in world units, NAME_normal.png."""
     output = Output(quiet)
     wanted = [c.strip() for c in channels.split(",") if c.strip()]
     for channel in wanted:

@@ -65,9 +65,9 @@ def data() -> Path:
     return DATA
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config() -> dict[str, Any]:
-    """A network configuration that trains in milliseconds a step."""
+    """A network configuration that trains in milliseconds a step; not to be changed."""
     return SMALL_CONFIG
 
 

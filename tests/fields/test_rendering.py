@@ -166,7 +166,7 @@ def test_a_larger_shifted_world_gives_the_same_picture(trained_snapshot, trained
     for channel, factor in (("rgb", 1), ("alpha", 1), ("depth", 2), ("normal", 1)):
         close = np.isclose(two[channel], factor * one[channel], rtol=1e-3, atol=1e-3, equal_nan=True)
         assert close.mean() > 0.98, channel
-    point = SPHERE_CENTRE + [0, -0.9 * SPHERE_RADIUS, 0]
+    point = SPHERE_CENTRE + np.array([0, -0.9 * SPHERE_RADIUS, 0])
     [a], [b] = trained.query([point]), moved.query([2 * point + shift])
     assert a > 1 and b == pytest.approx(a / 2, rel=1e-2)
     poses, moved_poses = trained.cameras(), moved.cameras()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 from fields.tiny_scene import INTRINSICS, SPHERE_CENTRE, SPHERE_RADIUS, TinyScene
@@ -21,8 +24,8 @@ GOLDEN_LOSSES = [
     0.0210885,
     0.0219448,
     0.0196877,
-    0.0219587,
-    0.0221589,
+    0.0215548,
+    0.0211944,
 ]
 # Sums in another order differ by about 1e-6 in a step; ten chaotic steps amplify that a hundredfold.
 GOLDEN_TOLERANCE = 2e-3
@@ -46,9 +49,9 @@ def small(tiny: TinyScene, device: str, config: dict, **keys: object) -> Testbed
 
 
 def test_quality_after_300_steps(trained, tiny):
-    """24.5 dB on the development machine; half a decibel for other instruction sets."""
+    """27 dB on the development machine; half a decibel for other instruction sets."""
     assert trained.training_step == 300
-    assert psnr_of(trained, tiny) > 24.0
+    assert psnr_of(trained, tiny) > 26.0
 
 
 def test_golden_losses(tiny, device):
@@ -170,11 +173,6 @@ def test_frozen_parameters_keep_their_bytes(frozen, tiny, device, small_config):
 
 def masters(testbed: Testbed) -> np.ndarray:
     """The float32 weights that training moves, as an exact snapshot holds them."""
-    import tempfile
-    from pathlib import Path
-
-    import msgpack
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "masters.msgpack"
         testbed.save_snapshot(path, include_optimizer_state=True)
@@ -184,11 +182,6 @@ def masters(testbed: Testbed) -> np.ndarray:
 
 def test_occupancy_schedules(tiny, device, small_config):
     """Updates until step n: 1 + every 8th (budgeted); every step until 31 (specification)."""
-    import tempfile
-    from pathlib import Path
-
-    import msgpack
-
     updates = {}
     for schedule in (OccupancySchedule.Budgeted, OccupancySchedule.Specification):
         testbed = small(tiny, device, small_config)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fields.tiny_scene import INTRINSICS, SIZE, look_at, poses
 from pyngp import Lens, LensMode, Testbed
-from pyngp.dataset import load_images, read_scene
+from pyngp.dataset import intrinsics_of, load_images, read_scene
 from pyngp.orbit import focus_point, orbit_cameras
 
 LENSES = [
@@ -45,8 +45,6 @@ def test_exported_cameras_are_a_scene(lens, tiny, device, tmp_path):
     for i in range(20):
         frame = by_name[f"image {i}"]
         np.testing.assert_allclose(frame.camera_to_world[:3], tiny.poses[i], atol=1e-5 * 3.4)
-    from pyngp.dataset import intrinsics_of
-
     for i, (fl_x, fl_y, cx, cy) in enumerate(intrinsics):
         got = intrinsics_of(by_name[f"image {i}"], SIZE, SIZE)
         np.testing.assert_allclose(got.focal_length, (fl_x, fl_y), rtol=1e-5)

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from pyngp import ColorSpace, OccupancySchedule, Testbed
 from reference.snapshot import decompress
-
-from test_cli import check_report
+from report_checks import check_report
 
 BATCH = ["--batch-size", 2048]
 

@@ -14,8 +14,7 @@ from PIL import Image
 from pyngp import Testbed
 from pyngp.images import read_image
 from pyngp.metrics import psnr
-
-from test_cli import check_report
+from report_checks import check_report
 
 
 def check_files(out: Path, size: int, seconds: float) -> float:

@@ -21,18 +21,13 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module")
-def document(tiny, device) -> dict[str, Any]:
+def document(tiny, device, small_config, tmp_path_factory) -> dict[str, Any]:
     """A small exact snapshot, without its occupancy grid, which is legal and makes copies cheap."""
-    import tempfile
-
-    from conftest import SMALL_CONFIG
-
-    testbed = Testbed(data=tiny.train, config=SMALL_CONFIG, device=device)
+    testbed = Testbed(data=tiny.train, config=small_config, device=device)
     testbed.fit(3, batch_size=512)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "small.msgpack"
-        testbed.save_snapshot(path, include_optimizer_state=True)
-        whole = msgpack.unpackb(path.read_bytes())
+    path = tmp_path_factory.mktemp("small") / "small.msgpack"
+    testbed.save_snapshot(path, include_optimizer_state=True)
+    whole = msgpack.unpackb(path.read_bytes())
     whole["snapshot"]["density_grid_binary"] = b""
     state = whole["snapshot"]["pyngp"]["train_state"]
     state |= {key: b"" for key, value in state.items() if isinstance(value, bytes) and len(value) == 4 * 128**3}

@@ -24,7 +24,8 @@ HUGE = [10**400, -(10**400), 1e308, -1e308, 5e-324, 2**63, float("nan"), float("
 VALUES = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(-3, 300), st.floats(-10, 10), st.sampled_from(HUGE),
-        st.text(max_size=6), st.sampled_from(["a.png", "missing.png", "²", "\ud800", "a\0b", "x" * 300, "..", "/", "1"]),
+        st.text(max_size=6),
+        st.sampled_from(["a.png", "missing.png", "²", "\ud800", "a\0b", "x" * 300, "..", "/", "1"]),
     ),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=8,

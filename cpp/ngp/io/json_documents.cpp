@@ -138,7 +138,9 @@ DatasetRecord read_dataset(const Node& n) {
     d.world.scale = n.at("scale").number();
     d.world.offset = n.at("offset").vec3();
     d.world.from_mitsuba = n.boolean("from_mitsuba", false);
-    if (!(d.world.scale > 0.0f)) fail(n.where(), ".scale: is ", d.world.scale, "; it must be positive");
+    if (!(d.world.scale > 0.0f && std::isfinite(d.world.scale)))
+        fail(n.where(), ".scale: is ", d.world.scale, "; it must be positive and finite");
+    if (const Vec3 o = d.world.offset; !std::isfinite(o.x + o.y + o.z)) fail(n.where(), ".offset: must be finite");
     if (n.has("up")) d.up = n.at("up").vec3();
     if (n.has("render_aabb")) d.render_aabb = n.at("render_aabb").box();
     if (n.has("render_aabb_to_local")) d.render_aabb_to_local = n.at("render_aabb_to_local").mat3();

@@ -111,7 +111,7 @@ class Testbed(_core.Testbed):
             aabb_scale,
         )
         for i, (picture, pose, (fl_x, fl_y, cx, cy)) in enumerate(zip(pictures, poses, values, strict=True)):
-            if picture.ndim != 3 or picture.shape[2] not in (3, 4):
+            if picture.ndim != 3 or picture.shape[2] not in (3, 4) or picture.size == 0:
                 raise ValueError(f"image {i} must have shape (height, width, 3 or 4), not {picture.shape}")
             if picture.dtype != np.uint8:
                 if not np.issubdtype(picture.dtype, np.floating):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pyngp import Testbed
+from pyngp import ColorSpace, OccupancySchedule, Testbed
 from pyngp.dataset import load_images, read_scene
 from pyngp.evaluation import evaluate
 
@@ -72,6 +72,32 @@ def test_resuming_is_exact(tiny, config_file, sixty_steps, tmp_path, python):
     python(TRAIN, tiny.train, config_file, half, 30)
     python(TRAIN, tiny.train, config_file, whole, 30, half)
     assert whole.read_bytes() == sixty_steps.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "schedule", [OccupancySchedule.Budgeted, OccupancySchedule.Specification], ids=lambda s: s.name
+)
+def test_resuming_with_other_settings(schedule, wide_scene, tiny, small_config, device, tmp_path):
+    """Cascades, another batch size after the break, another number of images: all of it is in the snapshot."""
+
+    steps = 5 if schedule == OccupancySchedule.Budgeted else 2  # the other one's take a second each
+
+    def prepared() -> Testbed:
+        testbed = Testbed(data=wide_scene, config=small_config, device=device, seed=99)
+        testbed.nerf.training.occupancy_schedule = schedule
+        testbed.nerf.training.n_images_for_training = 15
+        testbed.color_space = ColorSpace.SRGB
+        testbed.fit(steps, batch_size=1024)
+        return testbed
+
+    whole, half = prepared(), prepared()
+    half.save_snapshot(tmp_path / "half.ingp", include_optimizer_state=True)
+    resumed = Testbed(data=wide_scene, device=device)
+    resumed.load_snapshot(tmp_path / "half.ingp")
+    for name, testbed in (("whole", whole), ("resumed", resumed)):
+        testbed.fit(steps, batch_size=1536)
+        testbed.save_snapshot(tmp_path / f"{name}.ingp", include_optimizer_state=True)
+    assert (tmp_path / "whole.ingp").read_bytes() == (tmp_path / "resumed.ingp").read_bytes()
 
 
 def test_resuming_on_the_command_line_is_exact(tiny, config_file, tmp_path, cli):

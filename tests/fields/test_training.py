@@ -27,7 +27,8 @@ GOLDEN_LOSSES = [
     0.0215548,
     0.0211944,
 ]
-# Sums in another order differ by about 1e-6 in a step; ten chaotic steps amplify that a hundredfold.
+# Instruction sets differ by 4e-7 after ten steps; a cell at the occupancy threshold that another compiler's rounding
+# flips changes a few samples of a ray or two out of a hundred.
 GOLDEN_TOLERANCE = 2e-3
 
 TEN_STEPS = """
@@ -186,13 +187,13 @@ def test_occupancy_schedules(tiny, device, small_config):
     for schedule in (OccupancySchedule.Budgeted, OccupancySchedule.Specification):
         testbed = small(tiny, device, small_config)
         testbed.nerf.training.occupancy_schedule = schedule
-        testbed.fit(17, batch_size=256)
+        testbed.fit(9, batch_size=256)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "s.msgpack"
             testbed.save_snapshot(path, include_optimizer_state=True)
             state = msgpack.unpackb(path.read_bytes())["snapshot"]["pyngp"]["train_state"]
         updates[schedule] = state["occupancy_updates"]
-    assert updates == {OccupancySchedule.Budgeted: 3, OccupancySchedule.Specification: 17}
+    assert updates == {OccupancySchedule.Budgeted: 2, OccupancySchedule.Specification: 9}
 
 
 def test_occupancy_follows_the_subject(trained):

@@ -288,6 +288,7 @@ def test_stats(tiny, device, small_config):
     assert stats["samples_evaluated_per_step"] >= stats["samples_per_step"] > 0
     assert stats["rays_per_step"] > 0 and stats["host_bytes"] > 4 * testbed.n_params()
     stages = stats["stages"]
-    assert set(stages) == {"occupancy_ms", "rays_to_gradients_ms", "scatter_ms", "optimizer_ms"}
-    assert 0 < sum(stages.values()) <= 1000 * stats["train_seconds"]
+    parts = ("occupancy_ms", "rays_to_gradients_ms", "scatter_ms", "optimizer_ms")
+    assert all(stages[part] > 0 for part in parts)
+    assert sum(stages[part] for part in parts) <= 1000 * stats["train_seconds"]
     assert testbed.default_batch_size % 256 == 0

@@ -134,6 +134,7 @@ def test_depth(scene: Scene) -> None:
         ("Normals", "normals0", 1.0, 40.0),
     ],
 )
+@pytest.mark.slow  # the twin against itself and the pictures; pictures of view 0 to 12 run always
 def test_modes(scene: Scene, mode: str, key: str, peak: float, minimum: float) -> None:
     """Other render modes of frame 0 (E.6), 16 samples a pixel; PSNR relative to ``peak``."""
     options = replace(OPTIONS, mode=mode, depth_scale=0.33)

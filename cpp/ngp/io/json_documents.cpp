@@ -45,7 +45,7 @@ std::vector<uint16_t> to_halves(const std::vector<float>& v) {
 // `n` values of type T, or a complaint.
 template <typename T>
 std::vector<T> values(const Node& n, size_t count) {
-    const auto& bytes = n.binary();
+    const std::vector<uint8_t> bytes = n.binary();
     if (bytes.size() != count * sizeof(T))
         fail(n.where(), ": has ", bytes.size(), " bytes, but ", count * sizeof(T), " are needed");
     std::vector<T> v(count);
@@ -366,7 +366,7 @@ Snapshot read_document(const Json& document, const std::string& path) {
     s.dataset.aabb_scale = aabb_scale;
     if (nerf.has("rgb")) s.rays_per_batch = nerf.at("rgb").integer("rays_per_batch", 0, 0, 1 << 30);
 
-    const NerfModelShape shape = nerf_model_shape(parse_network_config(s.config_json, path), aabb_scale);
+    const NerfModelShape shape = nerf_model_shape(read_config(Node(config, path)), aabb_scale);
     const Node params = n.at("params_binary");
     const std::string type = n.text("params_type", "__half");
     if (type == "__half")
@@ -400,7 +400,7 @@ Snapshot read_document(const Json& document, const std::string& path) {
     if (n.has("camera")) s.camera = read_camera(n.at("camera"));
     if (n.has("pyngp")) {
         const Node p = n.at("pyngp");
-        const auto& bytes = params.binary();
+        const std::vector<uint8_t> bytes = params.binary();
         if (uint32_t(p.at("checksum").integer(0, UINT32_MAX)) != checksum(bytes.data(), bytes.size()))
             fail(params.where(), ": does not match its checksum; the file is damaged");
         s.has_extra = true;

@@ -122,9 +122,14 @@ class Node {
         if (!json_->is_string()) fail(where_, ": must be a string");
         return json_->get<std::string>();
     }
-    const std::vector<uint8_t>& binary() const {
-        if (!json_->is_binary()) fail(where_, ": must be binary data");
-        return json_->get_binary();
+    // In JSON text, binary data is an object {"bytes": [...], "subtype": null} (specification D.1).
+    std::vector<uint8_t> binary() const {
+        if (json_->is_binary()) return json_->get_binary();
+        if (!json_->is_object() || !json_->contains("bytes")) fail(where_, ": must be binary data");
+        const Node bytes = at("bytes");
+        std::vector<uint8_t> values(bytes.size());
+        for (size_t i = 0; i < values.size(); ++i) values[i] = uint8_t(bytes.at(i).integer(0, 255));
+        return values;
     }
     Vec3 vec3() const {
         expect_size(3);

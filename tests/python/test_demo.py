@@ -57,7 +57,8 @@ def test_short_demo(cli, tmp_path):
         "demo", "--seconds", 5, "--size", 96, "--out", tmp_path / "demo", "--report", tmp_path / "r.json"
     )
     assert code == 0, err
-    assert check_files(tmp_path / "demo", 96, 5) > 14  # black has 11
+    value, black = check_files(tmp_path / "demo", 96, 5)
+    assert value > black + 3, (value, black)  # however slow the machine
     assert json.loads((tmp_path / "r.json").read_text()) == json.loads((tmp_path / "demo" / "report.json").read_text())
     assert "held-out views after" in out
 

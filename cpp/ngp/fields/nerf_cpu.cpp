@@ -329,7 +329,7 @@ class CpuNerfEngine final : public NerfEngine {
     void reset_stage_times() override { times_ = {}; }
     int64_t host_bytes() const override {
         int64_t n = int64_t(params_.size() + averaged_.size() + gradient_.size()) * 4;
-        n += int64_t(occupancy_.values().size()) * 8;
+        n += optimizer_.bytes() + int64_t(occupancy_.values().size()) * 8;
         for (const CpuLane& lane : lanes_) n += int64_t(lane.tile_memory.size()) * 4;
         for (const auto& w : workspaces_) n += w->bytes();
         return n;

@@ -37,6 +37,8 @@ class NerfOptimizer {
 
     uint32_t steps() const { return encoding_steps_; }
 
+    int64_t bytes() const { return int64_t(entries_.size() + 3 * n_matrix_) * 4; }
+
     // Exact state, for snapshots: steps in which each kind was trained, then the arrays.
     struct State {
         uint32_t matrix_steps = 0, encoding_steps = 0;

@@ -51,7 +51,10 @@ def device_name() -> str:
 
 
 def training_report(testbed: Testbed, config: str, seed: int) -> dict[str, Any]:
-    """What a training run can say of itself; evaluation keys are null until add_evaluation()."""
+    """What a training run can say of itself; evaluation keys are null until add_evaluation().
+
+    `steps` are those of `train_seconds`, this run's; of a snapshot that was only loaded, all that it was trained for.
+    """
     from pyngp import __version__
 
     stats = testbed.stats()
@@ -62,7 +65,8 @@ def training_report(testbed: Testbed, config: str, seed: int) -> dict[str, Any]:
         "task": "nerf",
         "config": config,
         "seed": seed,
-        "steps": testbed.training_step,
+        "steps": steps or testbed.training_step,
+        "training_step": testbed.training_step,
         "train_seconds": seconds,
         "ms_per_step": 1000 * seconds / steps if steps else None,
         "samples_per_step": stats["samples_per_step"],

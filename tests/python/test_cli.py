@@ -245,11 +245,11 @@ def test_bench(cli, tiny, tmp_path, monkeypatch):
     arguments = ["--scene", tiny.train, "--steps", 4, "--repeats", 2, "--twin", tmp_path / "none.py"]
     code, out, err = cli("bench", "--task", "nerf", "--device", "cpu", *arguments, "--report", tmp_path / "r.json")
     assert code == 0, err
-    report = check_report(tmp_path / "r.json", steps=8)
+    report = check_report(tmp_path / "r.json", steps=4)
     assert report["model_ms_per_step"] > 0
     stages = report["model_stages_ms"]
     assert set(stages) == {"grid_forward", "mlp_forward", "mlp_backward", "grid_backward", "optimizer", "total"}
     assert report["model_ms_per_step"] == pytest.approx(stages["total"])
-    assert report["ms_per_step"] == pytest.approx(1000 * report["train_seconds"] / 8)
+    assert report["ms_per_step"] == pytest.approx(1000 * report["train_seconds"] / 4)
     assert report["peak_gflops"] > 1 and report["twins_ms"] == {}
     assert "GFLOP/s" in out and "grid_backward" in out

@@ -152,6 +152,9 @@ def bench(
     result = training_report(testbed, "base", seed)
     result |= {
         "startup_seconds": startup_seconds,
+        "steps": steps,
+        "train_seconds": whole["ms_per_step"] * steps / 1000,
+        "ms_per_step": whole["ms_per_step"],
         "model_ms_per_step": model["total"],
         "model_stages_ms": model,
         "stages_ms": whole,

@@ -82,14 +82,14 @@ void Testbed::set_dataset(NerfDataset dataset) {
     if (!(w.scale > 0 && std::isfinite(w.scale) && std::isfinite(w.offset.x + w.offset.y + w.offset.z)))
         fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
              "); scale must be positive and both finite");
-    const bool keep = has_network_ && nerf.training.dataset.record.aabb_scale == scale;
-    nerf.training.dataset = std::move(dataset);
+    const bool keep = has_network_ && nerf.training.dataset->record.aabb_scale == scale;
+    nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
     mode_ = TestbedMode::Nerf;
     apply_dataset(keep);
 }
 
 void Testbed::apply_dataset(bool keep_network) {
-    const DatasetRecord& d = nerf.training.dataset.record;
+    const DatasetRecord& d = nerf.training.dataset->record;
     aabb = render_aabb = scene_box(d.aabb_scale);
     if (!d.render_aabb.empty()) render_aabb = aabb.intersection(d.render_aabb);
     render_aabb_to_local = d.render_aabb_to_local;
@@ -102,7 +102,7 @@ void Testbed::apply_dataset(bool keep_network) {
 }
 
 void Testbed::push_views() {
-    const NerfDataset& data = nerf.training.dataset;
+    const NerfDataset& data = *nerf.training.dataset;
     std::vector<TrainingView> views;
     if (data.has_images())
         for (size_t i = 0; i < data.images.size(); ++i)
@@ -112,15 +112,15 @@ void Testbed::push_views() {
 
 void Testbed::clear_training_data() {
     Lock lock(mutex_);
-    nerf.training.dataset.images.clear();
-    nerf.training.dataset.owners.clear();
+    nerf.training.dataset->images.clear();
+    nerf.training.dataset->owners.clear();
     push_views();
 }
 
 void Testbed::reload_network_from_json(const std::string& json, const std::string& source) {
     Lock lock(mutex_);
     NetworkConfig config = parse_network_config(json, source);
-    nerf_model_shape(config, nerf.training.dataset.record.aabb_scale); // raises before anything changes
+    nerf_model_shape(config, nerf.training.dataset->record.aabb_scale); // raises before anything changes
     config_ = std::move(config);
     has_network_ = false;
     if (mode_ != TestbedMode::None) ensure_network();
@@ -128,7 +128,7 @@ void Testbed::reload_network_from_json(const std::string& json, const std::strin
 
 void Testbed::ensure_network() {
     if (has_network_) return;
-    engine_->reset_network(config_, nerf.training.dataset.record.aabb_scale, seed_);
+    engine_->reset_network(config_, nerf.training.dataset->record.aabb_scale, seed_);
     engine_->reset_stage_times();
     nerf.training.loss_type = config_.loss;
     training_step_ = 0;
@@ -184,7 +184,7 @@ void Testbed::train(int64_t batch_size) {
     Lock lock(mutex_);
     if (batch_size < batch_granularity || batch_size % batch_granularity)
         fail("batch_size is ", batch_size, "; it must be a positive multiple of ", batch_granularity);
-    if (!nerf.training.dataset.has_images())
+    if (!nerf.training.dataset->has_images())
         fail("there is no training data; call load_training_data() or set_images() first");
     const auto start = std::chrono::steady_clock::now();
     ensure_network();
@@ -196,7 +196,7 @@ void Testbed::train(int64_t batch_size) {
 
 bool Testbed::frame() {
     Lock lock(mutex_);
-    if (shall_train && nerf.training.dataset.has_images()) train(training_batch_size);
+    if (shall_train && nerf.training.dataset->has_images()) train(training_batch_size);
     return true;
 }
 
@@ -367,7 +367,7 @@ void Testbed::set_nerf_camera_matrix(const CameraMatrix& camera_to_world) {
 
 void Testbed::set_camera_to_training_view(int view) {
     Lock lock(mutex_);
-    const auto& views = nerf.training.dataset.record.views;
+    const auto& views = nerf.training.dataset->record.views;
     if (view < 0 || view >= int(views.size()))
         fail("training view ", view, " does not exist; there are ", views.size());
     const ViewRecord& v = views[view];
@@ -401,7 +401,7 @@ void Testbed::set_fov_xy(Vec2 angle) {
 std::vector<CameraMatrix> Testbed::cameras() const {
     Lock lock(mutex_);
     std::vector<CameraMatrix> result;
-    for (const ViewRecord& v : nerf.training.dataset.record.views) result.push_back(world().camera_to_world(v.start));
+    for (const ViewRecord& v : nerf.training.dataset->record.views) result.push_back(world().camera_to_world(v.start));
     return result;
 }
 
@@ -425,7 +425,7 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
     std::copy(background_color.begin(), background_color.end(), s.background_color);
     s.camera = camera;
     s.density_grid = engine_->occupancy().values();
-    s.dataset = nerf.training.dataset.record;
+    s.dataset = nerf.training.dataset->record;
     const NerfTraining& t = nerf.training;
     s.extra = {seed_,
                color_space,
@@ -447,12 +447,12 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
 void Testbed::load_snapshot(const std::string& path) {
     Snapshot s = read_snapshot(path); // everything is checked before anything changes
     Lock lock(mutex_);
-    const bool keep_images = nerf.training.dataset.has_images();
-    if (keep_images && nerf.training.dataset.record.aabb_scale != s.dataset.aabb_scale)
+    const bool keep_images = nerf.training.dataset->has_images();
+    if (keep_images && nerf.training.dataset->record.aabb_scale != s.dataset.aabb_scale)
         fail(path, ": its aabb_scale is ", s.dataset.aabb_scale, ", but the loaded training data's is ",
-             nerf.training.dataset.record.aabb_scale);
+             nerf.training.dataset->record.aabb_scale);
     config_ = parse_network_config(s.config_json, path);
-    if (!keep_images) nerf.training.dataset = {std::move(s.dataset), {}, {}};
+    if (!keep_images) nerf.training.dataset = std::make_shared<NerfDataset>(NerfDataset{std::move(s.dataset), {}, {}});
     mode_ = TestbedMode::Nerf;
     apply_dataset(false);
     ensure_network();
@@ -501,7 +501,7 @@ TestbedStats Testbed::stats() const {
     s.last_step = last_step_;
     s.train_seconds = train_seconds_;
     s.host_bytes = has_network_ ? engine_->host_bytes() : 0;
-    for (const ImageView& i : nerf.training.dataset.images)
+    for (const ImageView& i : nerf.training.dataset->images)
         s.image_bytes += int64_t(i.width) * i.height * i.channels * (i.type == PixelType::U8 ? 1 : 4);
     return s;
 }

@@ -33,8 +33,8 @@ struct NerfDataset {
 };
 
 struct NerfTraining {
-    NerfDataset dataset;
-    int n_images_for_training = 0; // first n
+    std::shared_ptr<NerfDataset> dataset = std::make_shared<NerfDataset>(); // never null
+    int n_images_for_training = 0;                                          // first n
     bool random_bg_color = true;
     bool linear_colors = false;
     bool snap_to_pixel_centers = true;
@@ -172,7 +172,7 @@ class Testbed {
     void check_render_size(int width, int height, int spp) const;
     NerfTrainOptions train_options() const;
     FrameRequest frame_request(const CameraModel& model, const CameraMatrix& pose, int spp) const;
-    const WorldTransform& world() const { return nerf.training.dataset.record.world; }
+    const WorldTransform& world() const { return nerf.training.dataset->record.world; }
 
     mutable std::recursive_mutex mutex_;
     TestbedMode mode_;

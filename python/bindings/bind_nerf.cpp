@@ -48,7 +48,7 @@ void add_view(NerfDataset& d, const std::string& path, const FloatArray& camera_
 } // namespace
 
 void bind_nerf(py::module_& m) {
-    py::class_<ViewRecord>(m, "TrainingImageMetadata", "Camera of a training view.")
+    py::class_<ViewRecord, std::shared_ptr<ViewRecord>>(m, "TrainingImageMetadata", "Camera of a training view.")
         .def_readwrite("path", &ViewRecord::path)
         .def_property(
             "lens", [](ViewRecord& v) -> Lens& { return v.camera.lens; },
@@ -69,15 +69,15 @@ void bind_nerf(py::module_& m) {
             [](ViewRecord& v, const FloatArray& a) { v.camera.principal = to_vec2(a, "principal_point"); },
             "(2,) relative to the image size.");
 
-    py::class_<NerfDataset>(m, "NerfDataset", "NeRF training data: cameras and images.")
+    py::class_<NerfDataset, std::shared_ptr<NerfDataset>>(m, "NerfDataset", "NeRF training data: cameras and images.")
         .def(py::init<>())
         .def_property_readonly("n_images", [](const NerfDataset& d) { return d.record.views.size(); })
         .def_property_readonly(
             "metadata",
-            [](py::object self) {
+            [](const std::shared_ptr<NerfDataset>& d) {
+                // Elements share the dataset's ownership, so that they outlive its replacement.
                 py::list list;
-                for (ViewRecord& v : self.cast<NerfDataset&>().record.views)
-                    list.append(py::cast(&v, py::return_value_policy::reference_internal, self));
+                for (ViewRecord& v : d->record.views) list.append(std::shared_ptr<ViewRecord>(d, &v));
                 return list;
             },
             "List of TrainingImageMetadata.")
@@ -120,9 +120,7 @@ void bind_nerf(py::module_& m) {
              "contiguous. Set scale, offset and from_mitsuba before.");
 
     py::class_<NerfTraining>(m, "NerfTraining", "Options of NeRF training.")
-        .def_property_readonly(
-            "dataset", [](NerfTraining& t) -> NerfDataset& { return t.dataset; },
-            py::return_value_policy::reference_internal)
+        .def_property_readonly("dataset", [](NerfTraining& t) { return t.dataset; })
         .def_readwrite("random_bg_color", &NerfTraining::random_bg_color)
         .def_readwrite("n_images_for_training", &NerfTraining::n_images_for_training, "The first n views are used.")
         .def_readwrite("linear_colors", &NerfTraining::linear_colors)

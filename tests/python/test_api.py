@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import re
@@ -292,3 +293,13 @@ def test_stats(tiny, device, small_config):
     assert all(stages[part] > 0 for part in parts)
     assert sum(stages[part] for part in parts) <= 1000 * stats["train_seconds"]
     assert testbed.default_batch_size % 256 == 0
+
+
+def test_metadata_outlives_its_dataset(tiny, device):
+    """Elements stay valid after the data is replaced and the testbed is gone."""
+    testbed = Testbed(data=tiny.train, device=device)
+    view, dataset = testbed.nerf.training.dataset.metadata[3], testbed.nerf.training.dataset
+    testbed.load_training_data(tiny.test)
+    del testbed
+    gc.collect()
+    assert view.resolution.tolist() == [48, 48] and dataset.n_images == 20

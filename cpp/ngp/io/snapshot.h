@@ -4,6 +4,7 @@
 // their destination, flushed and renamed, so that a kill at any moment leaves the old file or the new one.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <ngp/core/config.h>
 #include <ngp/fields/nerf.h>
@@ -35,7 +36,7 @@ struct ViewRecord {
 };
 
 struct DatasetRecord {
-    std::vector<ViewRecord> views;
+    std::deque<ViewRecord> views; // addresses stay valid as views are added
     WorldTransform world;
     int aabb_scale = 1;
     Vec3 up{0, 1, 0}; // NGP space

@@ -202,14 +202,13 @@ bool Testbed::frame() {
 
 int64_t Testbed::default_batch_size() const { return cpu_batch_size; }
 
-void Testbed::fit(std::optional<int64_t> steps, std::optional<double> seconds, int64_t batch_size,
+void Testbed::fit(std::optional<int64_t> steps, std::optional<double> seconds, std::optional<int64_t> batch_size,
                   const std::function<bool(const Testbed&)>& after_step) {
-    if (batch_size == 0) batch_size = default_batch_size();
     if (steps && *steps < 0) fail("steps is ", *steps, "; it must not be negative");
     if (seconds && !(*seconds >= 0)) fail("seconds is ", *seconds, "; it must not be negative");
     const double limit = seconds ? train_seconds_ + *seconds : INFINITY;
     for (int64_t i = 0; (!steps || i < *steps) && train_seconds_ < limit; ++i) {
-        train(batch_size);
+        train(batch_size.value_or(default_batch_size()));
         if (after_step && !after_step(*this)) break;
     }
 }

@@ -108,7 +108,7 @@ class Testbed {
     bool frame();
     // Trains until `steps` more steps, `seconds` of training or `after_step` returning false; whichever is first.
     // Without any limit: until after_step returns false. batch_size 0: one that suits the device.
-    void fit(std::optional<int64_t> steps, std::optional<double> seconds, int64_t batch_size,
+    void fit(std::optional<int64_t> steps, std::optional<double> seconds, std::optional<int64_t> batch_size,
              const std::function<bool(const Testbed&)>& after_step = {});
     int64_t default_batch_size() const;
 

@@ -21,7 +21,7 @@ CameraModel camera_model(int width, int height, const FloatArray& focal, const F
 }
 
 // Trains with the GIL released; takes it once a step for signals and, if given, the callback.
-void fit(Testbed& t, std::optional<int64_t> steps, std::optional<double> seconds, int64_t batch_size,
+void fit(Testbed& t, std::optional<int64_t> steps, std::optional<double> seconds, std::optional<int64_t> batch_size,
          py::object callback) {
     auto after_step = [&](const Testbed&) {
         py::gil_scoped_acquire gil;

@@ -269,7 +269,7 @@ class Testbed:
         self,
         steps: typing.SupportsInt | typing.SupportsIndex | None,
         seconds: typing.SupportsFloat | typing.SupportsIndex | None,
-        batch_size: typing.SupportsInt | typing.SupportsIndex,
+        batch_size: typing.SupportsInt | typing.SupportsIndex | None,
         callback: object,
     ) -> None: ...
     @property

@@ -181,10 +181,8 @@ class Testbed(_core.Testbed):
         """
         if steps is None and seconds is None and callback is None:
             raise ValueError("fit() needs steps, seconds or a callback to know when to stop")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be a positive multiple of 256")
         wrapped = None if callback is None else lambda: callback(self)
-        self.fit_steps(steps, seconds, batch_size or 0, wrapped)
+        self.fit_steps(steps, seconds, batch_size, wrapped)
 
     # --- rendering and queries ----------------------------------------------------------------------
 

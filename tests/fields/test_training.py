@@ -90,7 +90,7 @@ def test_seeds_differ(tiny, device, small_config):
     assert first.loss != second.loss
 
 
-@pytest.mark.parametrize("batch", [-256, 255, 257, 1000])
+@pytest.mark.parametrize("batch", [-256, 0, 255, 257, 1000])
 def test_batch_must_be_a_multiple_of_256(batch, trained, tiny):
     trained.load_training_data(tiny.train)
     before = trained.training_step

@@ -30,6 +30,13 @@ std::string resolve_device(const std::string& device) {
     fail("device '", device, "' is not known; use \"auto\" or \"cpu\"");
 }
 
+void check_lens(const Lens& lens, const std::string& where) {
+    if (lens.mode != LensMode::Perspective && lens.mode != LensMode::OpenCV && lens.mode != LensMode::OpenCVFisheye)
+        fail(where, ": this lens is not supported yet; perspective, OpenCV and fisheye are");
+    for (float p : lens.params)
+        if (!std::isfinite(p)) fail(where, ": a lens parameter is not finite");
+}
+
 CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& path) {
     const float det = determinant(c.rotation());
     if (!std::isfinite(det) || std::fabs(det) < 1e-9f || !std::isfinite(dot(c.position, c.position)))
@@ -49,6 +56,8 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
              camera.height);
     if (!(camera.focal.x > 0 && camera.focal.y > 0))
         fail(path, ": the focal length is (", camera.focal.x, ", ", camera.focal.y, ") pixels; it must be positive");
+    check_lens(camera.lens, path);
+    if (!std::isfinite(camera.principal.x + camera.principal.y)) fail(path, ": the principal point is not finite");
     ViewRecord v;
     v.path = path;
     v.camera = camera;
@@ -82,7 +91,7 @@ void Testbed::set_dataset(NerfDataset dataset) {
     if (!(w.scale > 0 && std::isfinite(w.scale) && std::isfinite(w.offset.x + w.offset.y + w.offset.z)))
         fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
              "); scale must be positive and both finite");
-    const bool keep = has_network_ && nerf.training.dataset->record.aabb_scale == scale;
+    const bool keep = has_network_ && network_aabb_scale_ == scale;
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
     mode_ = TestbedMode::Nerf;
     apply_dataset(keep);
@@ -128,7 +137,8 @@ void Testbed::reload_network_from_json(const std::string& json, const std::strin
 
 void Testbed::ensure_network() {
     if (has_network_) return;
-    engine_->reset_network(config_, nerf.training.dataset->record.aabb_scale, seed_);
+    network_aabb_scale_ = nerf.training.dataset->record.aabb_scale;
+    engine_->reset_network(config_, network_aabb_scale_, seed_);
     engine_->reset_stage_times();
     nerf.training.loss_type = config_.loss;
     training_step_ = 0;
@@ -150,6 +160,20 @@ int64_t Testbed::n_params() {
     Lock lock(mutex_);
     ensure_network();
     return int64_t(engine_->shape().n_params());
+}
+std::string Testbed::network_config() const {
+    Lock lock(mutex_);
+    return config_.json;
+}
+std::vector<float> Testbed::params() {
+    Lock lock(mutex_);
+    ensure_network();
+    return engine_->params();
+}
+std::vector<float> Testbed::density_grid() {
+    Lock lock(mutex_);
+    ensure_network();
+    return engine_->occupancy().values();
 }
 int64_t Testbed::n_encoding_params() {
     Lock lock(mutex_);
@@ -206,9 +230,11 @@ void Testbed::fit(std::optional<int64_t> steps, std::optional<double> seconds, s
                   const std::function<bool(const Testbed&)>& after_step) {
     if (steps && *steps < 0) fail("steps is ", *steps, "; it must not be negative");
     if (seconds && !(*seconds >= 0)) fail("seconds is ", *seconds, "; it must not be negative");
-    const double limit = seconds ? train_seconds_ + *seconds : INFINITY;
-    for (int64_t i = 0; (!steps || i < *steps) && train_seconds_ < limit; ++i) {
+    double spent = 0; // train_seconds_ starts over with a new network
+    for (int64_t i = 0; (!steps || i < *steps) && (!seconds || spent < *seconds); ++i) {
+        const auto start = std::chrono::steady_clock::now();
         train(batch_size.value_or(default_batch_size()));
+        spent += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         if (after_step && !after_step(*this)) break;
     }
 }
@@ -219,6 +245,8 @@ void Testbed::check_render_size(int width, int height, int spp) const {
     if (width < 1 || height < 1 || width > 65536 || height > 65536)
         fail("a picture of ", width, "x", height, " pixels can't be rendered; both sides must be from 1 to 65536");
     if (spp < 1) fail("spp is ", spp, "; it must be at least 1");
+    if (!(nerf.render_min_transmittance >= 0 && nerf.render_min_transmittance < 1))
+        fail("nerf.render_min_transmittance is ", nerf.render_min_transmittance, "; it must be at least 0 and below 1");
 }
 
 FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix& pose, int spp) const {
@@ -226,6 +254,7 @@ FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix
     r.camera = model;
     r.pose = pose;
     r.spp = spp;
+    r.box = scene_box(network_aabb_scale_).intersection(aabb);
     r.crop = render_aabb;
     r.crop_to_local = render_aabb_to_local;
     r.near_distance = render_near_distance;
@@ -279,6 +308,7 @@ ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, cons
     Lock lock(mutex_);
     check_render_size(model.width, model.height, spp);
     if (!(model.focal.x > 0 && model.focal.y > 0)) fail("the focal length must be positive");
+    check_lens(model.lens, "lens");
     ensure_network();
     FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), spp);
     r.space = ColorSpace::Linear;
@@ -314,14 +344,10 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     check_render_size(model.width, model.height, 1);
     ensure_network();
     const FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), 1);
-    const MakeRenderRay make{r.camera,
-                             r.pose,
-                             aabb,
-                             r.crop,
-                             r.crop_to_local,
-                             Stepping::with_cone_angle(r.cone_angle),
-                             r.near_distance,
-                             r.snap_to_pixel_centers};
+    const MakeRenderRay make{r.camera,        r.pose,
+                             r.box,           r.crop,
+                             r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
+                             r.near_distance, r.snap_to_pixel_centers};
     RayMarcher march = make(x, y, 0);
     const float to_world = 1.0f / world().scale;
     RaySamples s{world().point_to_world(march.origin), world().direction_to_world(march.direction), {}, {}};
@@ -435,10 +461,11 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
                t.snap_to_pixel_centers,
                t.density_grid_decay,
                t.occupancy_schedule,
-               training_batch_size,
+               0,
                t.n_images_for_training};
     s.train_state = engine_->train_state();
     s.rays_per_batch = s.train_state.rays_per_batch;
+    s.extra.batch_size = s.train_state.rays_of_last_batch;
     s.has_train_state = include_optimizer_state;
     write_snapshot(path, s, engine_->shape(), compress);
 }
@@ -486,6 +513,7 @@ void Testbed::load_snapshot(const std::string& path) {
         NerfTrainState state = engine_->train_state();
         state.step = s.training_step;
         state.rays_per_batch = s.rays_per_batch;
+        state.rays_of_last_batch = s.train_state.rays_of_last_batch;
         engine_->set_train_state(state);
     }
     if (!s.density_grid.empty()) engine_->set_occupancy(s.density_grid);

@@ -97,7 +97,7 @@ class Testbed {
     // New network, training from step 0.
     void reload_network_from_json(const std::string& json, const std::string& source = "network configuration");
     void reset(bool reset_density_grid = true);
-    const std::string& network_config() const { return config_.json; }
+    std::string network_config() const;
     int64_t n_params();
     int64_t n_encoding_params();
 
@@ -145,7 +145,10 @@ class Testbed {
     void load_snapshot(const std::string& path);
 
     TestbedStats stats() const;
-    NerfEngine& engine() { return *engine_; }
+    // Averaged weights in the canonical order of snapshots.
+    std::vector<float> params();
+    // Occupancy values, cascade-major in Morton order: density times the minimal step; -1: seen by no camera.
+    std::vector<float> density_grid();
 
     // --- options
     NerfSettings nerf;
@@ -181,6 +184,7 @@ class Testbed {
     NetworkConfig config_;
     std::unique_ptr<NerfEngine> engine_;
     bool has_network_ = false;
+    int network_aabb_scale_ = 1;
     uint32_t training_step_ = 0;
     float loss_ = 0;
     StepResult last_step_;

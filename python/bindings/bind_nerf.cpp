@@ -19,6 +19,8 @@ std::pair<ImageView, std::shared_ptr<const void>> image_of(py::array pixels, con
     const bool bytes = py::isinstance<py::array_t<uint8_t>>(pixels);
     if (pixels.ndim() != 3 || (pixels.shape(2) != 3 && pixels.shape(2) != 4))
         throw py::value_error(path + ": pixels must have shape (height, width, 3 or 4)");
+    if (!bytes && pixels.dtype().kind() != 'f')
+        throw py::value_error(path + ": pixels must be uint8 (sRGB) or float (linear)");
     if (bytes)
         pixels = py::array_t<uint8_t, py::array::c_style>::ensure(pixels);
     else
@@ -99,7 +101,11 @@ void bind_nerf(py::module_& m) {
             [](NerfDataset& d, bool v) { d.record.world.from_mitsuba = v; })
         .def_property(
             "aabb_scale", [](const NerfDataset& d) { return d.record.aabb_scale; },
-            [](NerfDataset& d, int v) { d.record.aabb_scale = v; })
+            [](NerfDataset& d, int v) {
+                if (v < 1 || v > 128 || (v & (v - 1)) != 0)
+                    fail("aabb_scale is ", v, "; it must be a power of two from 1 to 128");
+                d.record.aabb_scale = v;
+            })
         .def_property(
             "up", [](const NerfDataset& d) { return to_array(d.record.up); },
             [](NerfDataset& d, const FloatArray& v) { d.record.up = to_vec3(v, "up"); }, "(3,) NGP space.")

@@ -286,9 +286,15 @@ double gemm_peak_gflops(double seconds, const std::string& isa) {
     return total / elapsed() * 1e-9;
 }
 
+void check_grid(const FloatArray& grid) {
+    if (grid.size() == 0 || grid.size() % occupancy_cells || grid.size() / occupancy_cells > max_cascades)
+        throw py::value_error("grid must have 128^3 values for each of 1 to 8 cascades");
+}
+
 // (t, dt) of the samples of a ray through an occupancy grid given as values.
 py::tuple march(const FloatArray& grid, const FloatArray& origin, const FloatArray& direction, float cone_angle,
                 float t_start, float t_end, bool training) {
+    check_grid(grid);
     const int n_cascades = int(grid.size() / occupancy_cells);
     OccupancyGrid occupancy;
     occupancy.resize(n_cascades);
@@ -307,6 +313,7 @@ py::tuple march(const FloatArray& grid, const FloatArray& origin, const FloatArr
 }
 
 py::array_t<bool> occupancy_bits(const FloatArray& grid) {
+    check_grid(grid);
     OccupancyGrid occupancy;
     occupancy.resize(int(grid.size() / occupancy_cells));
     occupancy.set_values(grid.data(), size_t(grid.size()));

@@ -207,8 +207,7 @@ void bind_testbed(py::module_& m) {
         .def(
             "params",
             [](Testbed& t) {
-                t.n_params();
-                std::vector<float> p = t.engine().params();
+                std::vector<float> p = t.params();
                 const auto n = py::ssize_t(p.size());
                 return take(std::move(p), {n});
             },
@@ -216,8 +215,7 @@ void bind_testbed(py::module_& m) {
         .def(
             "density_grid",
             [](Testbed& t) {
-                t.n_params();
-                std::vector<float> v = t.engine().occupancy().values();
+                std::vector<float> v = t.density_grid();
                 const auto n = py::ssize_t(v.size());
                 return take(std::move(v), {n});
             },

@@ -361,3 +361,33 @@ def test_query_outside_and_of_odd_positions(trained):
     assert trained.query(np.zeros((0, 3))).shape == (0,)
     rgb, density = trained.query(np.zeros((0, 3)), np.zeros((0, 3)))
     assert rgb.shape == (0, 3) and density.shape == (0,)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_query_of_nan(axis, trained):
+    """No cell of the grid belongs to NaN, whichever coordinate it is in."""
+    points = np.zeros((70, 3), np.float32)
+    points[::2, axis] = np.nan
+    density = trained.query(points)
+    assert np.all(density[::2] == 0) and np.all(np.isfinite(density))
+
+
+def test_camera_of_nan(trained, pose):
+    """Rays that are not finite hit nothing, at once."""
+    broken = np.array(pose)
+    broken[1, 3] = np.nan
+    channels = trained.render_channels(broken, 32, 32, fov_x=40)
+    assert np.all(channels["alpha"] == 0) and np.all(np.isnan(channels["depth"]))
+
+
+def test_near_distance_keeps_depth(trained, pose):
+    """Depth counts from the camera, also where rays start in front of it."""
+    plain = trained.render_channels(pose, SIZE, SIZE, **VIEW)
+    trained.render_near_distance = 0.2
+    try:
+        moved = trained.render_channels(pose, SIZE, SIZE, **VIEW)
+    finally:
+        trained.render_near_distance = 0
+    solid = (plain["alpha"] > 0.95) & (moved["alpha"] > 0.95)
+    assert solid.any()
+    assert np.median(np.abs(moved["depth"] - plain["depth"])[solid]) < 0.01

@@ -14,9 +14,6 @@ NGP_DECLARE_KERNELS(baseline)
 NGP_DECLARE_KERNELS(avx2)
 NGP_DECLARE_KERNELS(avx512)
 #endif
-#if defined(NGP_HAVE_NEON)
-NGP_DECLARE_KERNELS(neon)
-#endif
 #undef NGP_DECLARE_KERNELS
 
 namespace {
@@ -30,9 +27,6 @@ std::vector<const NerfKernels*> available() {
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
         found.push_back(&avx512::kernels);
     if (has_avx2) found.push_back(&avx2::kernels);
-#endif
-#if defined(NGP_HAVE_NEON)
-    found.push_back(&neon::kernels);
 #endif
     found.push_back(&baseline::kernels);
     return found;

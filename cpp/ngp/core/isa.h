@@ -2,8 +2,8 @@
 //
 // cpu/kernels.cpp is compiled once per instruction set, with NGP_ISA defined to the set's name, and all of it
 // lives in namespace ngp::NGP_ISA. What crosses the boundary is plain data and the function table of
-// cpu/kernels.h. The best set that the processor has is chosen at the first use; PYNGP_CPU_ISA=baseline|avx2|
-// avx512|neon overrides it (an error if the build or the processor lacks it).
+// cpu/kernels.h. The best set that the processor has is chosen at the first use; PYNGP_CPU_ISA=baseline|avx2|avx512
+// overrides it (an error if the build or the processor lacks it).
 #pragma once
 
 #include <string>

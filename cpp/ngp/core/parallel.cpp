@@ -3,10 +3,10 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <mutex>
 #include <ngp/core/check.h>
 #include <ngp/core/parallel.h>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -42,7 +42,11 @@ int read_num_threads() {
 class Pool {
   public:
     explicit Pool(int n_threads) : owner_(getpid()) {
-        for (int worker = 1; worker < n_threads; ++worker) threads_.emplace_back([this, worker] { serve(worker); });
+        try {
+            for (int worker = 1; worker < n_threads; ++worker) threads_.emplace_back([this, worker] { serve(worker); });
+        } catch (const std::system_error&) {
+            // The system has no more threads: results don't depend on their number.
+        }
     }
     ~Pool() {
         {

@@ -37,9 +37,12 @@ Vec3 box_scale(const Aabb& box) {
     return {1.0f / d.x, 1.0f / d.y, 1.0f / d.z};
 }
 
+// Into [0,1]; NaN becomes 0, since cells are computed from the result without further checks.
+float unit_clamp(float x) { return x > 0.0f ? min_of(x, 1.0f) : 0.0f; }
+
 void set_position(PositionTile& tile, int s, const Aabb& box, Vec3 scale, Vec3 p) {
     const Vec3 x = (p - box.min) * scale;
-    for (int d = 0; d < 3; ++d) tile.axis[d][s] = clamp_to(x[d], 0.0f, 1.0f);
+    for (int d = 0; d < 3; ++d) tile.axis[d][s] = unit_clamp(x[d]);
 }
 // Fills a partial vector's unused lanes, so that cells computed for them are valid.
 void pad_positions(PositionTile& tile, int n) {
@@ -463,7 +466,7 @@ void forward_backward(const NerfModelView& model, const Vec3* positions, const V
 int load_positions(const float* in, int n_in, int64_t begin, int64_t n, PositionTile& tile) {
     const int m = int(min_of<int64_t>(tile_size, n - begin));
     for (int s = 0; s < m; ++s)
-        for (int d = 0; d < 3; ++d) tile.axis[d][s] = in[(begin + s) * n_in + min_of(d, n_in - 1)];
+        for (int d = 0; d < 3; ++d) tile.axis[d][s] = unit_clamp(in[(begin + s) * n_in + min_of(d, n_in - 1)]);
     pad_positions(tile, m);
     return m;
 }

@@ -59,7 +59,7 @@ struct MlpBackward {
 
 inline void mlp_backward(const MlpWeights& mlp, const MlpActivations& t, const MlpBackward& b, int n) {
     const MlpShape& s = mlp.shape;
-    const float* w = mlp.backward + 0;
+    const float* w = mlp.backward;
     int64_t begin[max_mlp_layers + 1] = {0};
     for (int k = 0; k < s.n_layers; ++k) begin[k + 1] = begin[k] + int64_t(pad16(s.in(k))) * pad16(s.out(k));
 

@@ -50,6 +50,7 @@ struct FrameRequest {
     CameraModel camera; // width and height in pixels
     CameraMatrix pose;
     int spp = 1;
+    Aabb box;  // cut with the scene box
     Aabb crop; // in the frame of crop_to_local
     Mat3 crop_to_local;
     float near_distance = 0; // the ray's origin moves this far

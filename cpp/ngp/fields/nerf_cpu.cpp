@@ -34,9 +34,10 @@ class Stopwatch {
 
 void grow_tiles(GradientTiles& t) {
     auto& memory = *static_cast<AlignedVector<float>*>(t.owner);
-    t.capacity = std::max<int64_t>(16, 2 * t.capacity);
-    memory.resize(size_t(t.capacity * t.record));
+    const int64_t capacity = std::max<int64_t>(16, 2 * t.capacity);
+    memory.resize(size_t(capacity * t.record)); // may throw: nothing is changed then
     t.data = memory.data();
+    t.capacity = capacity;
 }
 
 // Parameters in the forms that the kernels read.
@@ -77,7 +78,10 @@ class CpuModel {
 
 class CpuNerfEngine final : public NerfEngine {
   public:
-    void set_views(std::vector<TrainingView> views) override { views_ = std::move(views); }
+    void set_views(std::vector<TrainingView> views) override {
+        views_ = std::move(views);
+        state_.n_images_seen = 0; // other cameras may see other cells
+    }
 
     void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) override {
         // Built aside, so that a configuration that can't be laid out leaves the old network in place.
@@ -161,7 +165,7 @@ class CpuNerfEngine final : public NerfEngine {
             kernels_.evaluate(model, positions_.data() + begin, nullptr, end - begin, raw_.data() + begin,
                               workspace(worker));
             for (int64_t i = begin; i < end; ++i)
-                thickness_[i] = density_from_raw(options_.density_activation, raw_[i].density) * min_step;
+                thickness_[i] = visit_value(density_from_raw(options_.density_activation, raw_[i].density));
         });
         occupancy_.apply(cells_.data(), thickness_.data(), n, plan.occupancy.decay,
                          visits_by_training() && !plan.occupancy.initial);
@@ -174,6 +178,9 @@ class CpuNerfEngine final : public NerfEngine {
         const NerfModelView model = model_view(model_);
         for (CpuLane& lane : lanes_) {
             lane.tiles.count = 0;
+            // Not empty only after a step that failed half-way.
+            std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
+            std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
             lane.loss = 0;
             lane.samples = lane.evaluated = lane.marching_ns = 0;
         }
@@ -222,8 +229,6 @@ class CpuNerfEngine final : public NerfEngine {
         for (CpuLane& lane : lanes_) {
             model_.density().unpack_gradient(lane.density_gradient.data(), gradient_.data());
             model_.rgb().unpack_gradient(lane.rgb_gradient.data(), gradient_.data() + shape_.rgb_begin());
-            std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
-            std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
         }
         scatter_tiles();
     }
@@ -245,7 +250,7 @@ class CpuNerfEngine final : public NerfEngine {
         const int width = r.camera.width, height = r.camera.height;
         const MakeRenderRay make{r.camera,
                                  r.pose,
-                                 averaged_model_.box(),
+                                 averaged_model_.box().intersection(r.box),
                                  r.crop,
                                  r.crop_to_local,
                                  Stepping::with_cone_angle(r.cone_angle),
@@ -422,14 +427,15 @@ class CpuNerfEngine final : public NerfEngine {
 
     static void accumulate(const FrameRequest& r, const RayMarcher& march, const RenderedRay& ray, FramePixel& sum) {
         const float z_per_t = dot(march.direction, r.pose.forward);
-        sum.depth_max_weight = ray.alpha > 0.2f ? ray.t_max_weight * z_per_t : max_depth;
+        const float near = r.near_distance; // t counts from there, depth from the camera
+        sum.depth_max_weight = ray.alpha > 0.2f ? (ray.t_max_weight + near) * z_per_t : max_depth;
         if (ray.alpha <= 0.001f) return;
         Vec3 rgb = ray.rgb;
         if (r.linear_colors && r.space == ColorSpace::SRGB) rgb = linear_to_srgb(rgb);
         if (!r.linear_colors && r.space == ColorSpace::Linear) rgb = srgb_to_linear(rgb);
         sum.rgb += rgb;
         sum.alpha += ray.alpha;
-        sum.depth_expected += ray.t_expected * z_per_t;
+        sum.depth_expected += (ray.t_expected + ray.alpha * near) * z_per_t;
         sum.normal += ray.normal;
     }
 

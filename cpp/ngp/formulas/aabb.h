@@ -25,8 +25,9 @@ struct Aabb {
     }
 };
 
-// Parameters at which origin + t*direction enters and leaves the box; both FLT_MAX on a miss. Slab method; a zero
-// direction component divides to an infinity of the right sign, which the comparisons handle.
+// Parameters at which origin + t*direction enters and leaves the box; both FLT_MAX on a miss (rays that are not finite
+// miss). Slab method; a zero direction component divides to an infinity of the right sign, which the comparisons
+// handle.
 NGP_HD Vec2 intersect(const Aabb& box, Vec3 origin, Vec3 direction) {
     float t_min = -FLT_MAX, t_max = FLT_MAX;
     for (int i = 0; i < 3; ++i) {
@@ -39,8 +40,7 @@ NGP_HD Vec2 intersect(const Aabb& box, Vec3 origin, Vec3 direction) {
         t_min = max_of(t_min, min_of(t0, t1));
         t_max = min_of(t_max, max_of(t0, t1));
     }
-    if (t_min > t_max) return {FLT_MAX, FLT_MAX};
-    return {t_min, t_max};
+    return t_min <= t_max && t_max < FLT_MAX ? Vec2{t_min, t_max} : Vec2{FLT_MAX, FLT_MAX}; // so is a NaN
 }
 
 } // namespace ngp

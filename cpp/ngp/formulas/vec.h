@@ -37,10 +37,6 @@ NGP_HD Vec3 normalize(Vec3 a) {
 NGP_HD float max_component(Vec3 a) { return max_of(a.x, max_of(a.y, a.z)); }
 NGP_HD Vec3 abs3(Vec3 a) { return {std::fabs(a.x), std::fabs(a.y), std::fabs(a.z)}; }
 
-struct Vec4 {
-    float x = 0, y = 0, z = 0, w = 0;
-};
-
 // 3x3 matrix, stored by columns.
 struct Mat3 {
     Vec3 c[3] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}};

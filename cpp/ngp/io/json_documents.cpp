@@ -345,6 +345,8 @@ ExtraSettings read_extra(const Node& n) {
     return e;
 }
 
+constexpr int64_t default_batch = 1 << 18; // of instant-ngp, which doesn't store it
+
 Snapshot read_document(const Json& document, const std::string& path) {
     const Node root(document, path);
     const Node n = root.at("snapshot");
@@ -406,6 +408,7 @@ Snapshot read_document(const Json& document, const std::string& path) {
         s.has_extra = true;
         s.extra = read_extra(p.at("settings"));
     }
+    s.train_state.rays_of_last_batch = s.has_extra ? s.extra.batch_size : default_batch;
     if (n.has("optimizer")) read_train_state(n, shape, s);
     return s;
 }

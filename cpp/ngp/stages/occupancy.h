@@ -176,7 +176,13 @@ struct MarkVisibleCells {
     }
 };
 
-// Keeps the larger of the stored and the given non-negative value; their order is that of their bits, and the result
+// A visit's optical thickness as cells store it: positive, since 0 means that nobody looked.
+NGP_HD float visit_value(float density) {
+    const float thickness = density * min_step;
+    return thickness > FLT_MIN ? thickness : FLT_MIN;
+}
+
+// Keeps the larger of the stored and the given positive value; their order is that of their bits, and the result
 // does not depend on the order of calls.
 NGP_HD void store_max(float* at, float value) {
     const uint32_t wanted = float_to_bits(value);
@@ -197,7 +203,7 @@ NGP_HD void visit_cell(float* fresh, Vec3 p, float dt, int max_cascade, float de
     const GridCell c = occupancy_cell(p, cascade);
     if (!c.inside) return;
     store_max(fresh + size_t(cascade) * occupancy_cells + morton3(uint32_t(c.x), uint32_t(c.y), uint32_t(c.z)),
-              density * min_step);
+              visit_value(density));
 }
 
 // The CPU's grid.

@@ -58,7 +58,7 @@ void NerfOptimizer::reset(const AdamSettings& settings, size_t n_matrix, const E
 }
 
 void NerfOptimizer::fill_tables(float learning_rate) {
-    step_size_.resize(table_length(settings_.beta2));
+    step_size_.resize(table_length(std::max(settings_.beta1, settings_.beta2)));
     for (size_t t = 0; t < step_size_.size(); ++t)
         step_size_[t] = float(bias_corrected(settings_, learning_rate, uint32_t(t)));
 }

@@ -24,7 +24,7 @@ struct MakeRenderRay {
         ray.origin += ray.direction * near_distance;
         Vec2 span = intersect(box, ray.origin, ray.direction);
         const Vec2 cropped = intersect(crop, crop_to_local * ray.origin, crop_to_local * ray.direction);
-        if (crop.empty() || span.x == FLT_MAX || cropped.x == FLT_MAX)
+        if (box.empty() || crop.empty() || span.x == FLT_MAX || cropped.x == FLT_MAX)
             return RayMarcher::starting(ray.origin, ray.direction, 0, 0);
         span = {max_of(span.x, cropped.x), min_of(span.y, cropped.y)};
         const uint32_t pixel = uint32_t(y) * uint32_t(camera.width) + uint32_t(x);

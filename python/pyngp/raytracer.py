@@ -15,6 +15,7 @@ meet that body again, so shadow rays skip the primitive they start on and need n
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -80,7 +81,7 @@ class Material:
         return self.albedo(local) if callable(self.albedo) else vec3(self.albedo)
 
 
-class Primitive:
+class Primitive(ABC):
     """A convex body. Subclasses give the nearest entry of a ray, normals, and bounds."""
 
     material: Material
@@ -94,17 +95,17 @@ class Primitive:
         """Return world positions (3, N) in the local frame that textures use."""
         return p - self.center
 
+    @abstractmethod
     def intersect(self, o: Array, d: Array) -> Array:
         """Return distances (N,) to the entry points, inf where the ray misses.
 
         ``o`` is (3, 1) or (3, N), ``d`` (3, N) has unit length. A ray that starts inside, or
         beyond the body, gives a negative distance or inf.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def normal(self, p: Array) -> Array:
         """Return outward unit normals (3, N) at surface points ``p`` (3, N)."""
-        raise NotImplementedError
 
 
 class Ellipsoid(Primitive):

@@ -10,16 +10,16 @@
 
 namespace ngp::NGP_ISA {
 
-// Elementwise square root, and whether any element differs from zero.
-template <int F>
-Feature<F> square_root(Feature<F> x) {
-    if constexpr (F == 1) {
+// Elementwise square root.
+template <typename V>
+NGP_HD V square_root(V x) {
+    if constexpr (sizeof(V) == sizeof(float)) {
         return std::sqrt(x);
     } else {
 #if defined(__SSE2__)
-        if constexpr (F == 4) return Feature<F>(_mm_sqrt_ps(__m128(x)));
+        if constexpr (sizeof(V) == 16) return V(_mm_sqrt_ps(__m128(x)));
 #endif
-        for (int f = 0; f < F; ++f) x[f] = std::sqrt(x[f]);
+        for (size_t f = 0; f < sizeof(V) / sizeof(float); ++f) x[f] = std::sqrt(x[f]);
         return x;
     }
 }
@@ -37,8 +37,7 @@ bool any_nonzero(Feature<F> x) {
     }
 }
 
-// adam_update() and ema_carry() of formulas/adam_update.h on the features of an entry at once, entries without gradient
-// left alone. Every operation is the formulas', in their order.
+// One step of the entries that have a gradient; the features of an entry are updated at once.
 template <int F>
 void adam_entries(const AdamJob& job) {
     using V = Feature<F>;
@@ -46,7 +45,6 @@ void adam_entries(const AdamJob& job) {
     const AdamTables& tables = job.tables;
     const AdamSettings& settings = job.settings;
     const bool ema = settings.ema_decay > 0.0f;
-    const float beta1 = settings.beta1, beta2 = settings.beta2;
     auto at = [](const float* table, int n, uint32_t k) { return table[min_of(k, uint32_t(n - 1))]; };
     // Entries with a gradient are found a block at a time and their lines fetched ahead: the passes over memory, not
     // the arithmetic, are what this costs.
@@ -75,21 +73,17 @@ void adam_entries(const AdamJob& job) {
             memcpy(&averaged, state + 3 * F + 1, 4);
             ++updates;
 
-            const V g = unscaled * job.gradient_scale;
-            const V m = beta1 * load<V>(state) + (1.0f - beta1) * g;
-            const V v = beta2 * load<V>(state + F) + (1.0f - beta2) * g * g;
-            const V old = load<V>(params);
-            const V w =
-                old - at(tables.step_size, tables.n_step_size, updates) * m / (square_root<F>(v) + settings.epsilon);
+            V w = load<V>(params), m = load<V>(state), v = load<V>(state + F);
+            if (ema) { // bring the average up to the last step, with the weight as it was since
+                const float carry = at(tables.ema_power, tables.n_ema_power, job.step - 1 - averaged);
+                store(state + 2 * F, ema_carry(load<V>(state + 2 * F), w, carry));
+            }
+            adam_update(settings, at(tables.step_size, tables.n_step_size, updates), V(unscaled * job.gradient_scale),
+                        w, m, v, [](V x) { return square_root(x); });
             store(params, w);
             store(state, m);
             store(state + F, v);
-            if (ema) {
-                const float carry = at(tables.ema_power, tables.n_ema_power, job.step - 1 - averaged),
-                            d = settings.ema_decay;
-                const V carried = carry * load<V>(state + 2 * F) + (1.0f - carry) * old;
-                store(state + 2 * F, d * carried + (1.0f - d) * w);
-            }
+            if (ema) store(state + 2 * F, ema_carry(load<V>(state + 2 * F), w, settings.ema_decay));
             memcpy(state + 3 * F, &updates, 4);
             memcpy(state + 3 * F + 1, &job.step, 4);
         }

@@ -17,15 +17,23 @@ struct AdamSettings {
     float decay_base = 0.33f; // 1: no decay
 };
 
-// Updates moments and weight; `step_size` = lr * sqrt(1 - beta2^t) / (1 - beta1^t).
-NGP_HD void adam_update(const AdamSettings& s, float step_size, float gradient, float& weight, float& m, float& v) {
+// Updates moments and weight; `step_size` = lr * sqrt(1 - beta2^t) / (1 - beta1^t). V is float, or a vector of floats,
+// and `root` its square root.
+template <typename V, typename Root>
+NGP_HD void adam_update(const AdamSettings& s, float step_size, V gradient, V& weight, V& m, V& v, Root root) {
     m = s.beta1 * m + (1.0f - s.beta1) * gradient;
     v = s.beta2 * v + (1.0f - s.beta2) * gradient * gradient;
-    weight -= step_size * m / (std::sqrt(v) + s.epsilon);
+    weight -= step_size * m / (root(v) + s.epsilon);
+}
+NGP_HD void adam_update(const AdamSettings& s, float step_size, float gradient, float& weight, float& m, float& v) {
+    adam_update(s, step_size, gradient, weight, m, v, [](float x) { return std::sqrt(x); });
 }
 
 // The average w_n of E.1 obeys w_n (1-d^n) = e_n with e_n = d e_(n-1) + (1-d) w, e_0 = 0. While w stays constant for k
 // steps, e_(n+k) = d^k e_n + (1 - d^k) w. `decay_k` = d^k.
-NGP_HD float ema_carry(float e, float w, float decay_k) { return decay_k * e + (1.0f - decay_k) * w; }
+template <typename V>
+NGP_HD V ema_carry(V e, V w, float decay_k) {
+    return decay_k * e + (1.0f - decay_k) * w;
+}
 
 } // namespace ngp

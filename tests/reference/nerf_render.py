@@ -69,7 +69,7 @@ def field_from_snapshot(snapshot: Snapshot) -> NerfField:
     """Split the parameter blob (density MLP, RGB MLP, grid; D.3); latents are not supported."""
     config, nerf = snapshot.config, snapshot.state["nerf"]
     if nerf["dataset"].get("n_extra_learnable_dims", 0) or config["dir_encoding"]["nested"][0]["degree"] != 4:
-        raise NotImplementedError("latents, or a direction encoding other than SH4")
+        raise ValueError("latents, or a direction encoding other than SH4")
     enc = config["encoding"]
     n_levels, base = enc.get("n_levels", 16), enc.get("base_resolution", 16)
     n_features = enc.get("n_features_per_level", 2)

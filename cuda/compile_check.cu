@@ -1,7 +1,7 @@
-// There is no CUDA engine yet. This file keeps the code that it will share with the CPU fit for the device: it includes
+// Keeps all code that devices share fit for the device, also what no kernel of the engine calls yet: this file includes
 // every header of formulas/ and every header of stages/ that has bodies, and compiles a kernel for each body and for
 // each formula that no body calls. Nothing here runs; a call to a host-only function, a container or an exception in
-// shared code becomes a compile error now rather than on the day of the engine.
+// shared code becomes a compile error.
 #include "for_each.cuh"
 
 #include <ngp/core/view.h>
@@ -23,6 +23,7 @@
 #include <ngp/formulas/sobol.h>
 #include <ngp/formulas/vec.h>
 #include <ngp/stages/compositing.h>
+#include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
@@ -43,6 +44,7 @@ template void for_each(cudaStream_t, int64_t, const OccupancyBits&);
 template void for_each(cudaStream_t, int64_t, const CoarsenOccupancy&);
 template void for_each(cudaStream_t, int64_t, const MarkVisiblePoints&);
 template void for_each(cudaStream_t, int64_t, const MarkVisibleCells&);
+template void for_each(cudaStream_t, int64_t, const FinishPixel&);
 
 // --- bodies around what other loops call
 

@@ -7,19 +7,11 @@
 // asynchronous, in the order of `stream`, and can be captured into a graph.
 #pragma once
 
-#include <cstdint>
-#include <cuda_runtime.h>
-#include <ngp/core/check.h>
+#include "memory.cuh"
+
 #include <type_traits>
 
 namespace ngp::cuda {
-
-// Raises ngp::Error if a call of the CUDA runtime failed; `what` says which.
-template <typename... Parts>
-void check(cudaError_t status, const Parts&... what) {
-    if (status != cudaSuccess)
-        fail("CUDA: ", what..., ": ", cudaGetErrorName(status), " (", cudaGetErrorString(status), ")");
-}
 
 constexpr int for_each_threads = 128; // a block
 // Enough to fill any device several times over, so that rays of uneven length even out; beyond it, threads take several

@@ -1,8 +1,12 @@
 #include <algorithm>
+#include <atomic>
 #include <bit>
+#include <charconv>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <ngp/core/check.h>
+#include <ngp/core/device.h>
 #include <ngp/core/parallel.h>
 #include <ngp/stages/render_rays.h>
 #include <ngp/testbed.h>
@@ -13,7 +17,15 @@ namespace {
 
 constexpr int64_t batch_granularity = 256;
 constexpr int64_t cpu_batch_size = 1 << 15; // best PSNR over time on two cores (docs/performance.md)
-constexpr float least_alpha = 1e-3f;        // below it, depth and normals mean nothing
+constexpr int64_t cuda_batch_size = 1 << 18;
+constexpr float least_alpha = 1e-3f; // below it, depth and normals mean nothing
+// fit() polls after as many steps or as much time, whichever is first: steps of a GPU take less than taking Python's
+// lock when another thread holds it.
+constexpr int poll_steps = 16;
+constexpr double poll_seconds = 0.02;
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 float degrees(float radians) { return radians * 57.29577951308232f; }
 float radians(float degrees) { return degrees * 0.017453292519943295f; }
@@ -23,11 +35,34 @@ Aabb scene_box(int aabb_scale) {
     return {splat3(0.5f - half), splat3(0.5f + half)};
 }
 
-std::string resolve_device(const std::string& device) {
-    if (device == "auto" || device == "cpu") return "cpu";
-    if (device.rfind("cuda", 0) == 0)
-        fail("device '", device, "': this build has no CUDA engine; use device=\"cpu\" or \"auto\"");
-    fail("device '", device, "' is not known; use \"auto\" or \"cpu\"");
+constexpr int cpu_device = -1;
+
+void warn_once_of_fallback(const std::function<void(const std::string&)>& warn) {
+    static std::atomic<bool> said{false};
+    if (said.exchange(true)) return;
+    const std::string message = "training and rendering run on the CPU: " + cuda_unavailable_reason();
+    if (warn)
+        warn(message);
+    else
+        std::fprintf(stderr, "ngp: %s\n", message.c_str());
+}
+
+// Number of the CUDA device that `options` name, or cpu_device.
+int resolve_device(const TestbedOptions& options) {
+    const std::string& name = options.device;
+    if (name == "cpu") return cpu_device;
+    if (name == "auto") {
+        const std::vector<CudaDevice> devices = cuda_devices();
+        if (!devices.empty()) return devices.front().index;
+        if (built_with_cuda()) warn_once_of_fallback(options.warn);
+        return cpu_device;
+    }
+    return cuda_device_of(name);
+}
+
+std::unique_ptr<NerfEngine> make_engine(int device, const TestbedOptions& options) {
+    if (device == cpu_device) return make_cpu_nerf_engine();
+    return make_cuda_nerf_engine({device, options.deterministic, options.max_device_bytes});
 }
 
 void check_lens(const Lens& lens, const std::string& where) {
@@ -49,6 +84,29 @@ CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& pat
 
 } // namespace
 
+int cuda_device_of(const std::string& name) {
+    const std::string prefix = "cuda:";
+    const bool numbered = name.rfind(prefix, 0) == 0;
+    unsigned index = 0;
+    bool known = name == "cuda";
+    if (numbered) {
+        const char* end = name.data() + name.size();
+        const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, index);
+        known = error == std::errc{} && stop == end;
+    }
+    if (!known)
+        fail("device '", name, "' is not known; use \"auto\", \"cpu\", \"cuda\" or, for a certain one, \"cuda:0\"");
+    const std::vector<CudaDevice> devices = cuda_devices();
+    if (devices.empty()) fail("device '", name, "': ", cuda_unavailable_reason());
+    if (!numbered) return devices.front().index;
+    std::string usable;
+    for (const CudaDevice& d : devices) {
+        if (unsigned(d.index) == index) return d.index;
+        usable += (usable.empty() ? "cuda:" : ", cuda:") + std::to_string(d.index) + " (" + d.name + ")";
+    }
+    fail("device '", name, "' is not there or can't be used; usable: ", usable);
+}
+
 void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_to_world, const CameraModel& camera,
                            const ImageView& image, std::shared_ptr<const void> owner) {
     if (camera.width < 1 || camera.height < 1 || image.width != camera.width || image.height != camera.height)
@@ -69,11 +127,17 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
     owners.push_back(std::move(owner));
 }
 
-Testbed::Testbed(TestbedMode mode, const std::string& device, uint64_t seed)
-    : mode_(mode), device_(resolve_device(device)), seed_(seed),
-      config_(parse_network_config(base_nerf_config_json(), "base")), engine_(make_cpu_nerf_engine()) {
+Testbed::Testbed(TestbedMode mode, const TestbedOptions& options)
+    : mode_(mode), seed_(options.seed), config_(parse_network_config(base_nerf_config_json(), "base")) {
     if (mode == TestbedMode::Sdf || mode == TestbedMode::Image || mode == TestbedMode::Volume)
         fail("this version of the library has the NeRF task only; use TestbedMode.Nerf");
+    if (options.max_device_bytes < 0)
+        fail("max_device_bytes is ", options.max_device_bytes, "; it must not be negative (0: all that is free)");
+    const int index = resolve_device(options);
+    device_ = index == cpu_device ? "cpu" : "cuda:" + std::to_string(index);
+    deterministic_ = options.deterministic || !on_cuda();
+    engine_ = make_engine(index, options);
+    if (on_cuda()) nerf.training.occupancy_schedule = OccupancySchedule::Specification;
     aabb = render_aabb = scene_box(1);
 }
 
@@ -92,6 +156,7 @@ void Testbed::set_dataset(NerfDataset dataset) {
         fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
              "); scale must be positive and both finite");
     const bool keep = has_network_ && network_aabb_scale_ == scale;
+    const auto replaced = nerf.training.dataset; // the engine reads its images until it gets others
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
     mode_ = TestbedMode::Nerf;
     apply_dataset(keep);
@@ -121,9 +186,10 @@ void Testbed::push_views() {
 
 void Testbed::clear_training_data() {
     Lock lock(mutex_);
-    nerf.training.dataset->images.clear();
-    nerf.training.dataset->owners.clear();
+    NerfDataset& data = *nerf.training.dataset;
+    data.images.clear();
     push_views();
+    data.owners.clear(); // only now: the engine read their pixels
 }
 
 void Testbed::reload_network_from_json(const std::string& json, const std::string& source) {
@@ -142,9 +208,12 @@ void Testbed::ensure_network() {
     engine_->reset_stage_times();
     nerf.training.loss_type = config_.loss;
     training_step_ = 0;
+    step_under_way_ = false;
+    last_step_ = {};
     loss_ = 0;
     train_seconds_ = 0;
     has_network_ = true;
+    note_device_bytes();
 }
 
 void Testbed::reset(bool reset_density_grid) {
@@ -210,13 +279,32 @@ void Testbed::train(int64_t batch_size) {
         fail("batch_size is ", batch_size, "; it must be a positive multiple of ", batch_granularity);
     if (!nerf.training.dataset->has_images())
         fail("there is no training data; call load_training_data() or set_images() first");
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     ensure_network();
-    last_step_ = engine_->train_step(train_options(), batch_size);
+    engine_->train_step(train_options(), batch_size);
     ++training_step_;
-    loss_ = last_step_.loss;
-    train_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    step_under_way_ = true;
+    train_seconds_ += seconds_since(start);
+    note_device_bytes();
 }
+
+// The wait is part of training, or train_seconds would only say how fast steps can be asked for.
+void Testbed::wait_for_step() const {
+    if (!step_under_way_) return;
+    const auto start = Clock::now();
+    last_step_ = engine_->last_step();
+    step_under_way_ = false;
+    loss_ = last_step_.loss;
+    train_seconds_ += seconds_since(start);
+}
+
+float Testbed::loss() const {
+    Lock lock(mutex_);
+    wait_for_step();
+    return loss_;
+}
+
+void Testbed::note_device_bytes() const { peak_device_bytes_ = std::max(peak_device_bytes_, engine_->device_bytes()); }
 
 bool Testbed::frame() {
     Lock lock(mutex_);
@@ -224,19 +312,28 @@ bool Testbed::frame() {
     return true;
 }
 
-int64_t Testbed::default_batch_size() const { return cpu_batch_size; }
+int64_t Testbed::default_batch_size() const { return on_cuda() ? cuda_batch_size : cpu_batch_size; }
 
 void Testbed::fit(std::optional<int64_t> steps, std::optional<double> seconds, std::optional<int64_t> batch_size,
-                  const std::function<bool(const Testbed&)>& after_step) {
+                  const std::function<bool(const Testbed&)>& after_step, const std::function<bool()>& poll) {
     if (steps && *steps < 0) fail("steps is ", *steps, "; it must not be negative");
     if (seconds && !(*seconds >= 0)) fail("seconds is ", *seconds, "; it must not be negative");
-    double spent = 0; // train_seconds_ starts over with a new network
-    for (int64_t i = 0; (!steps || i < *steps) && (!seconds || spent < *seconds); ++i) {
-        const auto start = std::chrono::steady_clock::now();
+    double spent = 0, polled_at = 0; // train_seconds_ starts over with a new network
+    int unpolled = 0;
+    bool go_on = true;
+    for (int64_t i = 0; go_on && (!steps || i < *steps) && (!seconds || spent < *seconds); ++i) {
+        const auto start = Clock::now();
         train(batch_size.value_or(default_batch_size()));
-        spent += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-        if (after_step && !after_step(*this)) break;
+        if (after_step) loss(); // waits
+        spent += seconds_since(start);
+        if (after_step) go_on = after_step(*this);
+        if (poll && go_on && (++unpolled >= poll_steps || spent - polled_at >= poll_seconds)) {
+            go_on = poll();
+            unpolled = 0;
+            polled_at = spent;
+        }
     }
+    loss();
 }
 
 // --- rendering -----------------------------------------------------------------------------------------------------
@@ -278,28 +375,21 @@ std::vector<float> Testbed::render(int width, int height, int spp, bool linear, 
     model.height = height;
     model.focal = camera.relative_focal_length * (float(along) * camera.zoom);
     model.principal = (Vec2{0.5f, 0.5f} - camera.screen_center) * camera.zoom + Vec2{0.5f, 0.5f};
-    std::vector<FramePixel> pixels(size_t(width) * height);
-    engine_->render(frame_request(model, camera.matrix, spp), pixels.data());
 
-    const bool srgb = color_space == ColorSpace::SRGB;
-    Vec3 background{background_color[0], background_color[1], background_color[2]};
-    if (!srgb) background = srgb_to_linear(background);
-    const float gain = std::exp2(exposure), opacity = background_color[3];
-    std::vector<float> rgba(pixels.size() * 4);
-    if (depth) depth->resize(pixels.size());
-    parallel_for_range(int64_t(pixels.size()), 1 << 14, [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; ++i) {
-            const FramePixel& p = pixels[i];
-            const float through = (1.0f - p.alpha) * opacity;
-            Vec3 c = p.rgb + background * through;
-            if (srgb) c = srgb_to_linear(c);
-            c = tonemap(tonemap_curve, c * gain);
-            if (!linear) c = linear_to_srgb(c);
-            float* out = rgba.data() + 4 * i;
-            out[0] = c.x, out[1] = c.y, out[2] = c.z, out[3] = p.alpha + through;
-            if (depth) (*depth)[i] = p.depth_max_weight;
-        }
-    });
+    DisplayOptions display;
+    display.space = color_space;
+    display.background = {background_color[0], background_color[1], background_color[2]};
+    if (color_space != ColorSpace::SRGB) display.background = srgb_to_linear(display.background);
+    display.background_alpha = background_color[3];
+    display.gain = std::exp2(exposure);
+    display.curve = tonemap_curve;
+    display.linear = linear;
+    const size_t n_pixels = size_t(width) * height;
+    std::vector<float> rgba(n_pixels * 4);
+    if (depth) depth->resize(n_pixels);
+    engine_->render_display(frame_request(model, camera.matrix, spp), display, rgba.data(),
+                            depth ? depth->data() : nullptr);
+    note_device_bytes();
     return rgba;
 }
 
@@ -315,6 +405,7 @@ ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, cons
     r.normals = normals;
     std::vector<FramePixel> pixels(size_t(model.width) * model.height);
     engine_->render(r, pixels.data());
+    note_device_bytes();
 
     ChannelImages out;
     out.width = model.width;
@@ -351,7 +442,8 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     RayMarcher march = make(x, y, 0);
     const float to_world = 1.0f / world().scale;
     RaySamples s{world().point_to_world(march.origin), world().direction_to_world(march.direction), {}, {}};
-    while (const float dt = march.next(engine_->occupancy().view(), make.stepping, false)) {
+    const OccupancyView grid = engine_->occupancy().view();
+    while (const float dt = march.next(grid, make.stepping, false)) {
         s.t.push_back(march.t * to_world);
         s.dt.push_back(dt * to_world);
         march.t += dt;
@@ -368,11 +460,12 @@ QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_
         for (int64_t i = 0; i < n; ++i) d[i] = world().direction_to_ngp(directions[i]);
     std::vector<RawSample> raw(n);
     engine_->evaluate(p.data(), directions ? d.data() : nullptr, n, raw.data());
+    note_device_bytes();
 
     QueryResult out;
     out.density.resize(n);
     if (directions) out.rgb.resize(3 * n);
-    const OccupancyView grid = engine_->occupancy().view();
+    const OccupancyView grid = occupancy ? engine_->occupancy().view() : OccupancyView{};
     for (int64_t i = 0; i < n; ++i) {
         if (!aabb.contains(p[i]) || (occupancy && !occupied_at(grid, p[i]))) continue; // zero
         out.density[i] = density_from_raw(nerf.density_activation, raw[i].density) * world().scale;
@@ -435,6 +528,7 @@ std::vector<CameraMatrix> Testbed::cameras() const {
 void Testbed::save_snapshot(const std::string& path, bool include_optimizer_state, bool compress) {
     Lock lock(mutex_);
     ensure_network();
+    wait_for_step();
     Snapshot s;
     s.config_json = config_.json;
     s.params = engine_->params();
@@ -501,7 +595,9 @@ void Testbed::load_snapshot(const std::string& path) {
         t.near_distance = s.extra.near_distance;
         t.snap_to_pixel_centers = s.extra.snap_to_pixel_centers;
         t.density_grid_decay = s.extra.occupancy_decay;
-        t.occupancy_schedule = s.extra.occupancy_schedule;
+        // A snapshot of the CPU's must not leave a GPU with the CPU's schedule, unless it continues that very training.
+        if (!on_cuda() || s.has_train_state || s.extra.occupancy_schedule == OccupancySchedule::Specification)
+            t.occupancy_schedule = s.extra.occupancy_schedule;
         if (s.extra.n_images > 0 && keep_images) t.n_images_for_training = s.extra.n_images;
         has_network_ = false; // the seed also drives training's random numbers
         ensure_network();
@@ -523,11 +619,15 @@ void Testbed::load_snapshot(const std::string& path) {
 
 TestbedStats Testbed::stats() const {
     Lock lock(mutex_);
+    wait_for_step();
     TestbedStats s;
     s.stages = engine_->stage_times();
     s.last_step = last_step_;
     s.train_seconds = train_seconds_;
     s.host_bytes = has_network_ ? engine_->host_bytes() : 0;
+    note_device_bytes();
+    s.device_bytes = engine_->device_bytes();
+    s.peak_device_bytes = peak_device_bytes_;
     for (const ImageView& i : nerf.training.dataset->images)
         s.image_bytes += int64_t(i.width) * i.height * i.channels * (i.type == PixelType::U8 ? 1 : 4);
     return s;

@@ -42,7 +42,7 @@ struct NerfTraining {
     TrainMode train_mode = TrainMode::Nerf;
     float near_distance = 0.1f; // NGP units
     float density_grid_decay = 0.95f;
-    OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted;
+    OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted; // Testbed: on CUDA, Specification
 };
 
 struct NerfSettings {
@@ -77,18 +77,33 @@ struct RaySamples {
 struct TestbedStats {
     StageTimes stages;
     StepResult last_step;
-    double train_seconds = 0; // inside training
+    double train_seconds = 0; // wall-clock, inside training
     int64_t host_bytes = 0, image_bytes = 0;
+    int64_t device_bytes = 0, peak_device_bytes = 0; // of a device with memory of its own
 };
+
+struct TestbedOptions {
+    // "cpu", "cuda", "cuda:1", or "auto": the first usable CUDA device, else the CPU. Raises ngp::Error for what is not
+    // there.
+    std::string device = "auto";
+    uint64_t seed = 1337;
+    bool deterministic = false;   // same seed, same bytes: on CUDA at some cost, on the CPU always
+    int64_t max_device_bytes = 0; // device memory that may be taken; 0: all that is free
+    // Gets one line, once per process, when "auto" falls back to the CPU although the build has CUDA; empty: to stderr.
+    std::function<void(const std::string& message)> warn;
+};
+
+// Number of the CUDA device that "cuda" or "cuda:1" names. Raises ngp::Error for other names, and if it can't be used.
+int cuda_device_of(const std::string& name);
 
 class Testbed {
   public:
-    // device: "auto" or "cpu". Raises ngp::Error for others.
-    explicit Testbed(TestbedMode mode = TestbedMode::None, const std::string& device = "auto", uint64_t seed = 1337);
+    explicit Testbed(TestbedMode mode = TestbedMode::None, const TestbedOptions& options = {});
     ~Testbed();
 
     TestbedMode mode() const { return mode_; }
-    const std::string& device() const { return device_; }
+    const std::string& device() const { return device_; } // "cpu" or "cuda:0"
+    bool deterministic() const { return deterministic_; }
 
     // --- data and network
     // Replaces the training data. Keeps the network unless aabb_scale changes.
@@ -102,18 +117,21 @@ class Testbed {
     int64_t n_encoding_params();
 
     // --- training
-    // One step; batch_size must be a multiple of 256.
+    // One step; batch_size must be a multiple of 256. May return before the device has done it: loss(), stats() and
+    // everything that uses its result wait.
     void train(int64_t batch_size);
     // One step of training_batch_size if shall_train. Always true.
     bool frame();
-    // Trains until `steps` more steps, `seconds` of training or `after_step` returning false; whichever is first.
-    // Without any limit: until after_step returns false. batch_size 0: one that suits the device.
+    // Trains until `steps` more steps, `seconds` of training or a function returning false; whichever is first. No
+    // batch_size: one that suits the device. `after_step` is called when a step is done. `poll` is called now and then,
+    // about every 20 ms, while steps may still be under way: a device is kept busy only without after_step. Returns
+    // when all steps are done.
     void fit(std::optional<int64_t> steps, std::optional<double> seconds, std::optional<int64_t> batch_size,
-             const std::function<bool(const Testbed&)>& after_step = {});
+             const std::function<bool(const Testbed&)>& after_step = {}, const std::function<bool()>& poll = {});
     int64_t default_batch_size() const;
 
     uint32_t training_step() const { return training_step_; }
-    float loss() const { return loss_; }
+    float loss() const; // of the last step
 
     // --- rendering
     // RGBA, premultiplied over the background, tone-mapped; linear or sRGB-encoded. `depth` (may be null): along the
@@ -169,7 +187,10 @@ class Testbed {
   private:
     using Lock = std::lock_guard<std::recursive_mutex>;
 
+    bool on_cuda() const { return device_ != "cpu"; }
     void ensure_network();
+    void wait_for_step() const;
+    void note_device_bytes() const;
     void apply_dataset(bool keep_network);
     void push_views();
     void check_render_size(int width, int height, int spp) const;
@@ -180,15 +201,19 @@ class Testbed {
     mutable std::recursive_mutex mutex_;
     TestbedMode mode_;
     std::string device_;
+    bool deterministic_;
     uint64_t seed_;
     NetworkConfig config_;
     std::unique_ptr<NerfEngine> engine_;
     bool has_network_ = false;
     int network_aabb_scale_ = 1;
     uint32_t training_step_ = 0;
-    float loss_ = 0;
-    StepResult last_step_;
-    double train_seconds_ = 0;
+    // What wait_for_step() brings up to date.
+    mutable bool step_under_way_ = false;
+    mutable float loss_ = 0;
+    mutable StepResult last_step_;
+    mutable double train_seconds_ = 0;
+    mutable int64_t peak_device_bytes_ = 0;
 };
 
 } // namespace ngp

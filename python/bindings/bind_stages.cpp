@@ -5,7 +5,6 @@
 #include <ngp/core/isa.h>
 #include <ngp/core/parallel.h>
 #include <ngp/cpu/kernels.h>
-#include <ngp/fields/nerf_cpu.h>
 #include <ngp/formulas/sh_basis.h>
 #include <ngp/formulas/sobol.h>
 #include <ngp/stages/render_rays.h>
@@ -125,138 +124,6 @@ py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArra
                      n, &count, reinterpret_cast<RawSample*>(d_raw.mutable_data()), &value}(0);
     return py::make_tuple(value, count, d_raw);
 }
-
-// The model's training work on given samples, as training does it: canonical gradients of sum(d_raw * raw).
-class ModelBench {
-  public:
-    ModelBench(const std::string& config, int aabb_scale, const FloatArray& positions, const FloatArray& directions,
-               const FloatArray& d_raw, uint64_t seed, const std::string& isa)
-        : config_(parse_network_config(config, "config")), shape_(nerf_model_shape(config_, aabb_scale)),
-          kernels_(kernels_of(isa)), positions_(positions), directions_(directions), d_raw_(d_raw),
-          gradient_(shape_.n_params()) {
-        const std::vector<float> initial = initial_nerf_params(shape_, seed);
-        params_.assign(initial.begin(), initial.end());
-        as_vectors(positions, "positions");
-        expect_shape(directions, {positions.shape(0), 3}, "directions");
-        expect_shape(d_raw, {positions.shape(0), 4}, "d_raw");
-        density_ = PackedMlp(shape_.density);
-        rgb_ = PackedMlp(shape_.rgb);
-        optimizer_.reset(config_.optimizer, shape_.encoding_begin(), shape_.position);
-        const float half = 0.5f * float(aabb_scale);
-        view_ = {&shape_.position,     &shape_.direction,       params_.data() + shape_.encoding_begin(),  {}, {},
-                 Activation::Logistic, Activation::Exponential, {splat3(0.5f - half), splat3(0.5f + half)}};
-        for (int i = 0; i < num_threads(); ++i) workspaces_.push_back(std::make_unique<CpuWorkspace>(shape_));
-        lanes_ = std::vector<CpuLane>(size_t(n_tasks()));
-        for (CpuLane& lane : lanes_) {
-            lane.density_gradient.resize(size_t(density_.packed_size()));
-            lane.rgb_gradient.resize(size_t(rgb_.packed_size()));
-            lane.tiles.record = GradientTiles::header + (3 + shape_.position.n_out) * int64_t(kernel_tile);
-            lane.tile_memory.resize(size_t(lane.tiles.record * (samples_per_task / kernel_tile)));
-            lane.tiles.data = lane.tile_memory.data();
-            lane.tiles.capacity = samples_per_task / kernel_tile;
-        }
-    }
-
-    void encode() {
-        const std::vector<float> buffer(size_t(samples_per_task) * shape_.position.n_out_padded);
-        std::vector<std::vector<float>> out(workspaces_.size(), buffer);
-        each_task([&](int64_t begin, int64_t n, int worker, CpuLane&) {
-            kernels_.encode(shape_.position, view_.encoding_params, positions_.data(begin), n, out[worker].data());
-        });
-    }
-    void forward() {
-        pack();
-        const std::vector<RawSample> buffer(samples_per_task);
-        std::vector<std::vector<RawSample>> out(workspaces_.size(), buffer);
-        each_task([&](int64_t begin, int64_t n, int worker, CpuLane&) {
-            kernels_.evaluate(view_, vectors(positions_, begin), vectors(directions_, begin), n, out[worker].data(),
-                              workspaces_[worker]->get());
-        });
-    }
-    void forward_backward() {
-        pack();
-        each_task([&](int64_t begin, int64_t n, int worker, CpuLane& lane) {
-            lane.tiles.count = 0;
-            TrainChunk results;
-            results.density_gradient = lane.density_gradient.data();
-            results.rgb_gradient = lane.rgb_gradient.data();
-            results.tiles = &lane.tiles;
-            kernels_.forward_backward(view_, vectors(positions_, begin), vectors(directions_, begin),
-                                      reinterpret_cast<const RawSample*>(d_raw_.data(begin)), n,
-                                      workspaces_[worker]->get(), results);
-        });
-    }
-    void scatter() {
-        for (CpuLane& lane : lanes_) {
-            density_.unpack_gradient(lane.density_gradient.data(), gradient_.data());
-            rgb_.unpack_gradient(lane.rgb_gradient.data(), gradient_.data() + shape_.rgb_begin());
-            std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
-            std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
-        }
-        const EncodingPart& part = shape_.position.parts[0];
-        parallel_for(part.n_levels, [&](int64_t i, int) {
-            const int l = part.n_levels - 1 - int(i);
-            for (const CpuLane& lane : lanes_)
-                kernels_.scatter(part, l, lane.tiles,
-                                 gradient_.data() + shape_.encoding_begin() +
-                                     size_t(part.levels[l].offset) * part.n_features,
-                                 0, part.levels[l].entries);
-        });
-    }
-    void optimize() { optimizer_.step(kernels_, params_.data(), gradient_.data(), 1.0f, optimizer_.steps(), {}); }
-
-    py::array_t<float> gradient() const { return py::array_t<float>(py::ssize_t(gradient_.size()), gradient_.data()); }
-    py::array_t<float> params() const { return py::array_t<float>(py::ssize_t(params_.size()), params_.data()); }
-    void set_params(const FloatArray& p) {
-        expect_shape(p, {py::ssize_t(params_.size())}, "params");
-        std::copy_n(p.data(), params_.size(), params_.begin());
-    }
-    py::array_t<float> averaged() const {
-        py::array_t<float> out(py::ssize_t(params_.size()));
-        optimizer_.averaged(params_.data(), out.mutable_data());
-        return out;
-    }
-    void set_gradient(const FloatArray& g) {
-        expect_shape(g, {py::ssize_t(gradient_.size())}, "gradient");
-        std::copy_n(g.data(), gradient_.size(), gradient_.begin());
-    }
-    py::array_t<float> raw() {
-        pack();
-        py::array_t<float> out({positions_.shape(0), py::ssize_t(4)});
-        kernels_.evaluate(view_, vectors(positions_, 0), vectors(directions_, 0), positions_.shape(0),
-                          reinterpret_cast<RawSample*>(out.mutable_data()), workspaces_[0]->get());
-        return out;
-    }
-
-  private:
-    static constexpr int64_t samples_per_task = 1024;
-    static const Vec3* vectors(const FloatArray& a, int64_t row) { return reinterpret_cast<const Vec3*>(a.data(row)); }
-    int64_t n_tasks() const { return (positions_.shape(0) + samples_per_task - 1) / samples_per_task; }
-    void pack() {
-        density_.pack(params_.data());
-        rgb_.pack(params_.data() + shape_.rgb_begin());
-        view_.density = {shape_.density, density_.forward_weights(), density_.backward_weights()};
-        view_.rgb = {shape_.rgb, rgb_.forward_weights(), rgb_.backward_weights()};
-    }
-    template <typename Body>
-    void each_task(const Body& body) {
-        parallel_for(n_tasks(), [&](int64_t task, int worker) {
-            const int64_t begin = task * samples_per_task;
-            body(begin, std::min(samples_per_task, int64_t(positions_.shape(0)) - begin), worker, lanes_[task]);
-        });
-    }
-
-    NetworkConfig config_;
-    NerfModelShape shape_;
-    const NerfKernels& kernels_;
-    FloatArray positions_, directions_, d_raw_;
-    AlignedVector<float> params_, gradient_;
-    PackedMlp density_, rgb_;
-    NerfOptimizer optimizer_;
-    NerfModelView view_;
-    std::vector<std::unique_ptr<CpuWorkspace>> workspaces_;
-    std::vector<CpuLane> lanes_;
-};
 
 // GFLOP/s of the MLP kernels' matrix product alone, on a tile that stays in the first-level cache.
 double gemm_peak_gflops(double seconds, const std::string& isa) {
@@ -388,20 +255,4 @@ void bind_stages(py::module_& m) {
     });
     m.def("morton", [](uint32_t x, uint32_t y, uint32_t z) { return morton3(x, y, z); });
     m.def("gemm_peak_gflops", gemm_peak_gflops, py::arg("seconds") = 0.5, py::arg("isa") = "");
-    py::class_<ModelBench>(m, "Model", "The base model's training work on given samples (NGP space).")
-        .def(py::init<const std::string&, int, const FloatArray&, const FloatArray&, const FloatArray&, uint64_t,
-                      const std::string&>(),
-             py::arg("config"), py::arg("aabb_scale"), py::arg("positions"), py::arg("directions"), py::arg("d_raw"),
-             py::arg("seed") = 1337, py::arg("isa") = "")
-        .def("encode", &ModelBench::encode)
-        .def("forward", &ModelBench::forward)
-        .def("forward_backward", &ModelBench::forward_backward)
-        .def("scatter", &ModelBench::scatter)
-        .def("optimize", &ModelBench::optimize)
-        .def("gradient", &ModelBench::gradient)
-        .def("set_gradient", &ModelBench::set_gradient)
-        .def("params", &ModelBench::params)
-        .def("set_params", &ModelBench::set_params)
-        .def("averaged", &ModelBench::averaged)
-        .def("raw", &ModelBench::raw, "(N,4): raw rgb and raw density.");
 }

@@ -20,18 +20,37 @@ CameraModel camera_model(int width, int height, const FloatArray& focal, const F
     return c;
 }
 
-// Trains with the GIL released; takes it once a step for signals and, if given, the callback.
+// Trains with the GIL released; takes it now and then for signals and, if there is a callback, after every step.
 void fit(Testbed& t, std::optional<int64_t> steps, std::optional<double> seconds, std::optional<int64_t> batch_size,
          py::object callback) {
-    auto after_step = [&](const Testbed&) {
+    std::function<bool(const Testbed&)> after_step;
+    if (!callback.is_none())
+        after_step = [&](const Testbed&) {
+            py::gil_scoped_acquire gil;
+            py::object go_on = callback();
+            return go_on.is_none() || go_on.cast<bool>();
+        };
+    auto poll = [] {
         py::gil_scoped_acquire gil;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-        if (callback.is_none()) return true;
-        py::object go_on = callback();
-        return go_on.is_none() || go_on.cast<bool>();
+        return true;
     };
     py::gil_scoped_release release;
-    t.fit(steps, seconds, batch_size, after_step);
+    t.fit(steps, seconds, batch_size, after_step, poll);
+}
+
+// A Python warning at the caller of pyngp.Testbed().
+void warn(const std::string& message) {
+    if (PyErr_WarnEx(PyExc_RuntimeWarning, message.c_str(), 2) < 0) throw py::error_already_set();
+}
+
+std::unique_ptr<Testbed> make_testbed(TestbedMode mode, const std::string& device, uint64_t seed, bool deterministic,
+                                      std::optional<int64_t> max_device_bytes) {
+    if (max_device_bytes && *max_device_bytes < 1)
+        throw py::value_error("max_device_bytes is " + std::to_string(*max_device_bytes) +
+                              "; it must be positive, or None for all that is free");
+    return std::make_unique<Testbed>(mode,
+                                     TestbedOptions{device, seed, deterministic, max_device_bytes.value_or(0), warn});
 }
 
 py::array_t<float> render(Testbed& t, int width, int height, int spp, bool linear) {
@@ -109,7 +128,8 @@ py::dict stats(const Testbed& t) {
     d["train_seconds"] = s.train_seconds;
     d["host_bytes"] = s.host_bytes;
     d["image_bytes"] = s.image_bytes;
-    d["device_bytes"] = 0;
+    d["device_bytes"] = s.device_bytes;
+    d["peak_device_bytes"] = s.peak_device_bytes;
     return d;
 }
 
@@ -194,10 +214,11 @@ void bind_options(py::class_<Testbed>& c) {
 
 void bind_testbed(py::module_& m) {
     py::class_<Testbed> c(m, "Testbed", "See pyngp.Testbed.");
-    c.def(py::init<TestbedMode, const std::string&, uint64_t>(), py::arg("mode") = TestbedMode::None,
-          py::arg("device") = "auto", py::arg("seed") = 1337)
+    c.def(py::init(&make_testbed), py::arg("mode") = TestbedMode::None, py::arg("device") = "auto",
+          py::arg("seed") = 1337, py::arg("deterministic") = false, py::arg("max_device_bytes") = py::none())
         .def_property_readonly("mode", &Testbed::mode)
-        .def_property_readonly("device", &Testbed::device)
+        .def_property_readonly("device", &Testbed::device, "\"cpu\" or \"cuda:0\".")
+        .def_property_readonly("deterministic", &Testbed::deterministic, "On the CPU always.")
         .def_property_readonly("training_step", &Testbed::training_step)
         .def_property_readonly("loss", &Testbed::loss, "Of the last step: mean over rays and channels.")
         .def_property_readonly("default_batch_size", &Testbed::default_batch_size)
@@ -245,7 +266,7 @@ void bind_testbed(py::module_& m) {
         .def("save_snapshot", &Testbed::save_snapshot, py::arg("path"), py::arg("include_optimizer_state") = false,
              py::arg("compress") = true, py::call_guard<py::gil_scoped_release>())
         .def("load_snapshot", &Testbed::load_snapshot, py::arg("path"), py::call_guard<py::gil_scoped_release>())
-        .def("stats", stats, "Counters, stage times in ms (summed over `steps`), bytes held.");
+        .def("stats", stats, "Counters, stage times in ms (summed over `steps`), bytes held. Waits for the device.");
     bind_camera(c);
     bind_options(c);
 }

@@ -86,3 +86,4 @@ void bind_types(py::module_& m);
 void bind_nerf(py::module_& m);
 void bind_testbed(py::module_& m);
 void bind_stages(py::module_& m);
+void bind_model(py::module_& m);

@@ -25,6 +25,7 @@ from pyngp._core import (
     TonemapCurve,
     TrainMode,
 )
+from pyngp.devices import Device, devices
 from pyngp.testbed import Testbed
 
 __version__ = _version("pyngp")
@@ -38,6 +39,7 @@ def get_cmake_dir() -> str:
 __all__ = [
     "BoundingBox",
     "ColorSpace",
+    "Device",
     "Lens",
     "LensMode",
     "LossType",
@@ -48,5 +50,6 @@ __all__ = [
     "TonemapCurve",
     "TrainMode",
     "__version__",
+    "devices",
     "get_cmake_dir",
 ]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import resource
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyngp import _core
+from pyngp.devices import device_name
 
 if TYPE_CHECKING:
     from pyngp.evaluation import Evaluation
@@ -36,20 +35,6 @@ def peak_host_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def device_name() -> str:
-    """Processor model, threads and instruction set in use."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    isa = os.environ.get("PYNGP_CPU_ISA") or _core.available_isas()[0]
-    return f"{model}, {_core.num_threads()} threads, {isa}"
-
-
 def training_report(testbed: Testbed, config: str, seed: int) -> dict[str, Any]:
     """What a training run can say of itself; evaluation keys are null until add_evaluation().
 
@@ -61,7 +46,7 @@ def training_report(testbed: Testbed, config: str, seed: int) -> dict[str, Any]:
     steps, seconds = stats["steps"], stats["train_seconds"]
     return {
         "version": __version__,
-        "device": {"name": device_name(), "backend": testbed.device},
+        "device": {"name": device_name(testbed.device), "backend": testbed.device.split(":")[0]},
         "task": "nerf",
         "config": config,
         "seed": seed,
@@ -79,7 +64,7 @@ def training_report(testbed: Testbed, config: str, seed: int) -> dict[str, Any]:
         "color_space": testbed.color_space.name,
         "n_test_images": 0,
         "peak_host_bytes": peak_host_bytes(),
-        "peak_device_bytes": stats["device_bytes"],
+        "peak_device_bytes": stats["peak_device_bytes"],
         "curve": [],
     }
 

@@ -35,9 +35,11 @@ class Testbed(_core.Testbed):
     mode: TestbedMode.Nerf, or None to let the data decide.
     data: scene to load (load_training_data).
     config: network configuration: name, file or dictionary.
-    device: "auto" or "cpu".
-    seed: of every random number; the same seed gives the same bytes, whatever the number of threads.
-    deterministic: accepted everywhere; the CPU always is.
+    device: "cpu", "cuda", a certain one of several GPUs as "cuda:1", or "auto": the first GPU that can be used, else
+        the CPU. pyngp.devices() lists them; the property `device` says which it became.
+    seed: of every random number; on the CPU, the same seed gives the same bytes, whatever the number of threads.
+    deterministic: the same on a GPU, for one card and version of this library; steps take longer. The CPU always is.
+    max_device_bytes: GPU memory that may be taken; None: all that is free. Images that don't fit stay in the host's.
 
     Raises RuntimeError for anything that can't be used, naming the file and field.
     """
@@ -53,8 +55,10 @@ class Testbed(_core.Testbed):
         device: str = "auto",
         seed: int = 1337,
         deterministic: bool = False,
+        max_device_bytes: int | None = None,
     ) -> None:
-        super().__init__(getattr(_core.TestbedMode, "None") if mode is None else mode, device, seed)
+        any_mode = getattr(_core.TestbedMode, "None")
+        super().__init__(any_mode if mode is None else mode, device, seed, deterministic, max_device_bytes)
         self.root_dir = ""
         if data is not None:
             self.load_training_data(data)
@@ -176,8 +180,9 @@ class Testbed(_core.Testbed):
     ) -> None:
         """Trains for `steps` more steps or `seconds` of training, whichever comes first.
 
-        batch_size: contributing samples a step; None picks one that suits the device. callback(testbed) runs after
-        each step; returning False stops. Ctrl-C stops after the step at hand and raises KeyboardInterrupt.
+        batch_size: contributing samples a step; None picks one that suits the device. callback(testbed) runs when a
+        step is done, for each; returning False stops. (On a GPU it costs speed, since the next step waits for it.)
+        Ctrl-C stops after the step at hand, at most 20 ms later, and raises KeyboardInterrupt.
         """
         if steps is None and seconds is None and callback is None:
             raise ValueError("fit() needs steps, seconds or a callback to know when to stop")

@@ -104,9 +104,10 @@ def generate() -> str:
     """The whole stub. The submodule of single stages, for tests, appears as a class with static functions."""
     lines = _module(_core)
     lines += [
+        "has_cuda: bool",  # through the module's __getattr__
         "",
         "class stages:",
-        '    """Single stages of the CPU kernels, for tests and benchmarks."""',
+        '    """Single stages, for tests and benchmarks."""',
         "",
     ]
     for name, value in sorted(vars(_core.stages).items()):

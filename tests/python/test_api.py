@@ -47,7 +47,7 @@ DEFAULTS = {
     "training_batch_size": 262144, "training_step": 0, "loss": 0.0, "background_color": [0, 0, 0, 1],
     "exposure": 0.0, "color_space": ColorSpace.Linear, "tonemap_curve": TonemapCurve.Identity,
     "snap_to_pixel_centers": False, "render_near_distance": 0.0, "fov_axis": 1, "zoom": 1.0,
-    "mode": getattr(pyngp.TestbedMode, "None"), "device": "cpu", "root_dir": "",
+    "mode": getattr(pyngp.TestbedMode, "None"), "device": pyngp.devices()[0].id, "root_dir": "",
     "nerf.render_min_transmittance": 0.01, "nerf.rendering_min_transmittance": 0.01,
     "nerf.cone_angle_constant": 1 / 256, "nerf.training.random_bg_color": True,
     "nerf.training.linear_colors": False, "nerf.training.snap_to_pixel_centers": True,
@@ -111,6 +111,7 @@ def test_signatures():
     none = inspect.Parameter.empty
     assert signature("__init__") == {
         "mode": None, "data": None, "config": None, "device": "auto", "seed": 1337, "deterministic": False,
+        "max_device_bytes": None,
     }  # fmt: skip
     assert signature("fit") == {"steps": None, "seconds": None, "batch_size": None, "callback": None}
     assert signature("query") == {"positions": none, "directions": None, "image": None, "occupancy": False}
@@ -147,13 +148,72 @@ def test_other_modes_say_that_they_are_missing(mode):
         Testbed(mode)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda", "cuda:1", "", "CPU"])
-def test_devices(name):
-    if name.startswith("cuda") and _core.has_cuda:
-        pytest.skip("this build has CUDA")
-    with pytest.raises(RuntimeError, match=f"device '{name}'"):
+@pytest.mark.parametrize(
+    "name", ["gpu", "", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cuda:99999999999", "cuda1"]
+)
+def test_unknown_devices(name):
+    with pytest.raises(RuntimeError, match=f"device '{name}' is not known; use"):
         Testbed(device=name)
-    assert Testbed(device="cpu").device == "cpu"
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:77"])
+def test_missing_devices(name):
+    """The message says why, and what would help."""
+    if name != "cuda:77" and _core.has_cuda:
+        pytest.skip("there is such a device")
+    with pytest.raises(RuntimeError) as error:
+        Testbed(device=name)
+    assert str(error.value).startswith(f"device '{name}'")
+    remedy = "usable: cuda:0" if _core.has_cuda else _core.cuda_unavailable_reason()
+    assert remedy and remedy in str(error.value)
+
+
+def test_devices(device):
+    """What devices() lists can be had; the best is what "auto" takes."""
+    found = pyngp.devices()
+    assert found[-1].id == "cpu" and found[-1].name and found[-1].total_bytes is None
+    assert len(found) == len({d.id for d in found}) and (len(found) > 1) == _core.has_cuda
+    assert [d["index"] for d in _core.cuda_devices()] == [int(d.id.removeprefix("cuda:")) for d in found[:-1]]
+    assert _core.has_cuda == (_core.built_with_cuda and not _core.cuda_unavailable_reason())
+    assert all(d.total_bytes > 2**28 and float(d.compute_capability) >= 7.5 for d in found[:-1])
+    for d in found:
+        assert Testbed(device=d.id).device == d.id
+    assert Testbed(device=device).device in (device, "cuda:0") and Testbed().device == found[0].id
+
+
+def test_auto_says_why_it_fell_back(python):
+    """One warning a process, at the caller, where the build has CUDA and the machine has not."""
+    code = """
+import warnings
+from pyngp import Testbed, _core
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    used = [Testbed().device, Testbed(device="auto").device, Testbed(device="cpu").device]
+    where = [(w.category, w.filename) for w in caught]
+expected = _core.built_with_cuda and not _core.has_cuda
+assert where == [(RuntimeWarning, "<string>")] * expected, where
+assert used == (["cpu"] * 3 if not _core.has_cuda else ["cuda:0", "cuda:0", "cpu"])
+assert all(_core.cuda_unavailable_reason() in str(w.message) for w in caught)
+"""
+    # No device is visible: the same with and without a GPU.
+    result = python(code, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert result.stderr == ""
+
+
+def test_deterministic_and_memory_options(device):
+    assert Testbed(device="cpu").deterministic and Testbed(device="cpu", max_device_bytes=1 << 30).device == "cpu"
+    assert Testbed(device=device, deterministic=True).deterministic
+    assert Testbed(device=device).deterministic == (device == "cpu")
+    for bad in (0, -1):
+        with pytest.raises(ValueError, match=f"max_device_bytes is {bad}; it must be positive"):
+            Testbed(device=device, max_device_bytes=bad)
+
+
+def test_defaults_suit_the_device(device):
+    testbed = Testbed(device=device)
+    schedule = "Budgeted" if device == "cpu" else "Specification"
+    assert testbed.nerf.training.occupancy_schedule.name == schedule
+    assert testbed.default_batch_size == (2**15 if device == "cpu" else 2**18)
 
 
 def test_data_sets_activations_and_stepping(tiny, device):
@@ -287,7 +347,11 @@ def test_stats(tiny, device, small_config):
     assert stats["steps"] == 5 and 0 < stats["train_seconds"] < 60
     assert stats["image_bytes"] == 20 * 48 * 48 * 4, "8-bit images stay 8-bit"
     assert stats["samples_evaluated_per_step"] >= stats["samples_per_step"] > 0
-    assert stats["rays_per_step"] > 0 and stats["host_bytes"] > 4 * testbed.n_params()
+    assert stats["rays_per_step"] > 0
+    held = stats["host_bytes"] if device == "cpu" else stats["device_bytes"]
+    assert held > 4 * testbed.n_params()
+    assert stats["peak_device_bytes"] >= stats["device_bytes"] >= 0
+    assert (stats["device_bytes"] > 0) == (device != "cpu")
     stages = stats["stages"]
     parts = ("occupancy_ms", "rays_to_gradients_ms", "scatter_ms", "optimizer_ms")
     assert all(stages[part] > 0 for part in parts)

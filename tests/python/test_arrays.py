@@ -112,7 +112,7 @@ def test_results_own_their_memory(trained, tiny):
 
 
 def losses(tiny: TinyScene, config: dict, device: str, images: Any, cameras: Any = None, **keys: Any) -> float:
-    testbed = Testbed(config=config, device=device)
+    testbed = Testbed(config=config, device=device, deterministic=True)
     cameras = tiny.poses if cameras is None else cameras
     testbed.set_images(images, cameras, keys.pop("intrinsics", INTRINSICS), **keys)
     testbed.fit(2, batch_size=512)
@@ -170,7 +170,7 @@ def test_images_of_different_sizes(tiny, small_config, device):
 
 def test_images_are_kept_alive(tiny, small_config, device):
     """Contiguous ones aren't copied; the caller may drop them."""
-    kept, dropped = (Testbed(config=small_config, device=device) for _ in range(2))
+    kept, dropped = (Testbed(config=small_config, device=device, deterministic=True) for _ in range(2))
     kept.set_images(tiny.images, tiny.poses, INTRINSICS)
     copy = tiny.images.copy()
     dropped.set_images(copy, tiny.poses, INTRINSICS)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fields.tiny_scene import FOV_X, SIZE, srgb
 from PIL import Image
-from pyngp import __version__
+from pyngp import __version__, _core, devices
 from pyngp.images import read_image
 from pyngp.metrics import psnr
 from report_checks import check_report
@@ -44,7 +45,8 @@ USAGE = [
     ["render", "x"], ["render", "x", "--orbit", "2", "--views", "y"], ["render", "x", "--orbit", "0"],
     ["render", "x", "--orbit", "2", "--channels", "rgb,smell"], ["render", "x", "--orbit", "2", "--spp", "0"],
     ["render", "x", "--orbit", "2", "--background", "mauve"], ["render", "x", "--orbit", "2", "--width", "0"],
-    ["info"], ["bench", "--task", "cooking"], ["demo", "--size", "8"],
+    ["info", "x.ingp", "--devices"], ["bench", "--task", "cooking"], ["bench", "--test", "x"],
+    ["bench", "--scene", "x", "--eval-at", "1"], ["bench", "--eval-at", "x"], ["demo", "--size", "8"],
 ]  # fmt: skip
 
 
@@ -217,6 +219,17 @@ def test_info(cli, trained_snapshot, tmp_path):
     assert 0 < facts["occupied_fraction"] < 0.3
 
 
+def test_info_lists_devices(cli, tmp_path):
+    """Without a snapshot, or asked to."""
+    for arguments in ([], ["--devices"]):
+        code, out, _ = cli("info", *arguments, "--report", tmp_path / "r.json")
+        report = json.loads((tmp_path / "r.json").read_text())
+        assert code == 0 and report["devices"] == [asdict(d) for d in devices()]
+        assert all(d["id"] in out and d["name"].split()[0] in out for d in report["devices"])
+        reason = report["cuda_unavailable_reason"]
+        assert (reason is None) == _core.has_cuda and (reason is None or reason in out.replace("\n", " "))
+
+
 def test_quiet_prints_nothing(cli, trained_snapshot, tiny, tmp_path, small_config):
     """Not even warnings."""
     scene = json.loads(tiny.train.read_text()) | {"sharpen": 1}
@@ -236,14 +249,17 @@ def test_quiet_prints_nothing(cli, trained_snapshot, tiny, tmp_path, small_confi
         assert cli(*arguments, "-q") == (0, "", ""), arguments[0]
 
 
-def test_bench(cli, tiny, tmp_path, monkeypatch):
-    """With less to do than 65,536 samples: the report's keys and what must add up."""
+def test_bench(cli, tiny, tmp_path, monkeypatch, device):
+    """With fewer samples and pixels: the report's keys and what must add up."""
     from pyngp.cli import bench
 
-    monkeypatch.setattr(bench, "BATCH", 4096)
+    backend = device.split(":")[0]
+    monkeypatch.setitem(bench.PLANS, backend, replace(bench.PLANS[backend], batch=4096, renderings=1, further_spp=1))
     monkeypatch.setattr(bench, "WARMUP_STEPS", 4)
-    arguments = ["--scene", tiny.train, "--steps", 4, "--repeats", 2, "--twin", tmp_path / "none.py"]
-    code, out, err = cli("bench", "--task", "nerf", "--device", "cpu", *arguments, "--report", tmp_path / "r.json")
+    monkeypatch.setattr(bench, "RENDER_SIZES", ((32, 24), (16, 16)))
+    arguments = ["--scene", tiny.train, "--test", tiny.test, "--eval-at", "0.1,1.5", "--steps", 4, "--repeats", 2]
+    arguments += ["--twin", tmp_path / "none.py", "--report", tmp_path / "r.json"]
+    code, out, err = cli("bench", "--task", "nerf", "--device", device, *arguments)
     assert code == 0, err
     report = check_report(tmp_path / "r.json", steps=4)
     assert report["model_ms_per_step"] > 0
@@ -251,5 +267,11 @@ def test_bench(cli, tiny, tmp_path, monkeypatch):
     assert set(stages) == {"grid_forward", "mlp_forward", "mlp_backward", "grid_backward", "optimizer", "total"}
     assert report["model_ms_per_step"] == pytest.approx(stages["total"])
     assert report["ms_per_step"] == pytest.approx(1000 * report["train_seconds"] / 4)
-    assert report["peak_gflops"] > 1 and report["twins_ms"] == {}
-    assert "GFLOP/s" in out and "grid_backward" in out
+    assert report["batch_size"] == 4096 and report["twins_ms"] == {} and "grid_backward" in out
+    if backend == "cpu":
+        assert report["peak_gflops"] > 1 and "GFLOP/s" in out
+    assert [(r["width"], r["height"]) for r in report["render"]] == [(32, 24), (16, 16)]
+    assert all(r["first_ms"] > 0 and np.isfinite(r["further_ms"]) for r in report["render"])
+    seconds, psnr = zip(*((point["seconds"], point["psnr"]) for point in report["curve"]), strict=True)
+    assert len(seconds) == 2 and seconds[0] >= 0.1 and seconds[1] >= 1.5 and all(p > 5 for p in psnr)
+    assert "PSNR" in out and "rendering 32x24" in out

@@ -15,13 +15,19 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pytest
+from conftest import DEVICES
 from numpy.typing import NDArray
 from pyngp._core import available_isas, base_nerf_config, stages
 from reference import frequency, grid, mlp, sh
 
 U = 2.0**-24  # unit roundoff of float32
+U_HALF = 2.0**-11
 LAMBDA = 6.0
 ISAS = available_isas()
+# Devices by name, the CPU once for each instruction set: ``device`` and ``isa`` as stages.Model takes them.
+PLACES = [pytest.param("cpu", isa, id=isa) for isa in ISAS]
+PLACES += [pytest.param(name, "", id=name) for name in DEVICES if name != "cpu"]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Json = dict[str, Any]
@@ -262,6 +268,18 @@ def concatenated(blocks: Sequence[F64]) -> F64:
 def unit_directions(n: int, seed: int) -> F32:
     d = np.random.default_rng(seed).normal(size=(n, 3))
     return (d / np.linalg.norm(d, axis=1, keepdims=True)).astype(np.float32)
+
+
+def assert_near(got: NDArray[Any], wanted: F64, relative: float, what: str = "") -> None:
+    """|got - wanted| <= relative |wanted|, as vectors."""
+    assert got.shape == wanted.shape, what
+    error, size = np.linalg.norm(np.asarray(got, np.float64) - wanted), np.linalg.norm(wanted)
+    assert error <= relative * size, f"{what}: off by {error / size:.2e} of the norm, allowed {relative:.2e}"
+
+
+def as_halves(params: F32) -> F32:
+    """Values that half precision holds exactly: what a GPU's networks and tables see of them."""
+    return params.astype(np.float16).astype(np.float32)
 
 
 def assert_within(got: NDArray[Any], wanted: F64, bound: F64 | float, what: str = "") -> None:

@@ -11,12 +11,15 @@ import pytest
 from pyngp._core import stages
 from reference import mlp
 from stages.helpers import (
-    ISAS,
     LAMBDA,
+    PLACES,
+    U_HALF,
     EncodingTwin,
     Json,
     MlpTwin,
     U,
+    as_halves,
+    assert_near,
     assert_within,
     concatenated,
     grid_encoding,
@@ -50,6 +53,14 @@ class ModelTwin:
         self.rgb_begin = self.density.n_params
         self.grid_begin = self.rgb_begin + self.rgb.n_params
         self.n_params = self.grid_begin + self.position.n_params
+
+    def blocks(self) -> dict[str, slice]:
+        """Where each kind of parameter is."""
+        return {
+            "density network": slice(0, self.rgb_begin),
+            "rgb network": slice(self.rgb_begin, self.grid_begin),
+            "grid": slice(self.grid_begin, self.n_params),
+        }
 
     def unit(self, positions: np.ndarray) -> np.ndarray:
         """Float32 positions relative to the scene box, which decide cells; clamped."""
@@ -120,7 +131,39 @@ def samples(twin: ModelTwin, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
     return params, positions[keep], directions[keep], d_raw
 
 
-def check(config: str, n: int, isa: str, aabb_scale: int = 1) -> None:
+def half_tolerance(twin: ModelTwin) -> float:
+    """Of the norm of a block, on a device with halves: encoding, inputs and gradients of every layer are rounded once
+    each on the way there and back, by U_HALF at most and independently. Sums whose terms cancel feel it more: by the
+    ratio of the norms of sum|terms| and |sum|, about 2 for terms of random signs.
+    """
+    roundings = 2 * (1 + twin.density.n_hidden_layers + 1 + twin.rgb.n_hidden_layers + 1)
+    return 2 * U_HALF * float(np.sqrt(roundings))
+
+
+def check_halves(config: str, n: int, device: str, aabb_scale: int = 1) -> None:
+    """As check(), on a device that computes with halves."""
+    twin = ModelTwin(config, aabb_scale)
+    params, positions, directions, d_raw = samples(twin, n)
+    params = as_halves(params)
+    model = stages.Model(config, aabb_scale, positions, directions, d_raw, device=device)
+    model.set_params(params)
+    assert np.array_equal(model.params(), params)
+    tolerance = half_tolerance(twin)
+    model.forward()
+    if n > 0:
+        assert_near(model.raw(), twin.raw(params, positions, directions), tolerance, "raw")
+    model.forward_backward()
+    model.scatter()
+    gradient = model.gradient()
+    wanted, _ = twin.gradient(params, positions, directions, d_raw)
+    for name, block in twin.blocks().items():
+        assert_near(gradient[block], wanted[block], tolerance, name)
+    assert np.all(gradient[wanted == 0.0] == 0.0)  # untouched entries stay untouched
+
+
+def check(config: str, n: int, device: str, isa: str, aabb_scale: int = 1) -> None:
+    if device != "cpu":
+        return check_halves(config, n, device, aabb_scale)
     twin = ModelTwin(config, aabb_scale)
     params, positions, directions, d_raw = samples(twin, n)
     model = stages.Model(config, aabb_scale, positions, directions, d_raw, isa=isa)
@@ -128,18 +171,14 @@ def check(config: str, n: int, isa: str, aabb_scale: int = 1) -> None:
     model.set_params(params)
     first, second = twin.forward(params, positions, directions)
     sd = np.concatenate([second.sd[-1][:, :3], first.sd[-1][:, :1]], axis=1)
+    model.forward()
     if n > 0:
         assert_within(model.raw(), twin.raw(params, positions, directions), LAMBDA * sd, "raw")
     model.forward_backward()
     model.scatter()
     gradient = model.gradient()
     wanted, sd = twin.gradient(params, positions, directions, d_raw)
-    for name, begin, end in (
-        ("density network", 0, twin.rgb_begin),
-        ("rgb network", twin.rgb_begin, twin.grid_begin),
-        ("grid", twin.grid_begin, twin.n_params),
-    ):
-        block = slice(begin, end)
+    for name, block in twin.blocks().items():
         assert_within(gradient[block], wanted[block], LAMBDA * sd[block], name)
     assert np.all(gradient[wanted == 0.0] == 0.0)  # untouched entries stay untouched
 
@@ -175,23 +214,61 @@ def small_config(name: str) -> str:
     return model_config(**({"encoding": grid_encoding()} | MODELS[name]))
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("device", "isa"), PLACES)
 @pytest.mark.parametrize("name", MODELS)
-def test_models(name: str, isa: str) -> None:
-    check(small_config(name), 65, isa)
+def test_models(name: str, device: str, isa: str) -> None:
+    check(small_config(name), 65, device, isa)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("device", "isa"), PLACES)
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 1100])
-def test_sizes(n: int, isa: str) -> None:
+def test_sizes(n: int, device: str, isa: str) -> None:
     """Empty, partial tiles, and more than one task."""
-    check(small_config("base"), n, isa)
+    check(small_config("base"), n, device, isa)
 
 
 @pytest.mark.parametrize("aabb_scale", [2, 4, 128])
-def test_scene_boxes(aabb_scale: int) -> None:
+def test_scene_boxes(aabb_scale: int, device: str) -> None:
     encoding = grid_encoding(n_features_per_level=4, base_resolution=16, log2_hashmap_size=10)
-    check(model_config(encoding=encoding | {"per_level_scale": 0.0}), 100, "", aabb_scale)
+    check(model_config(encoding=encoding | {"per_level_scale": 0.0}), 100, device, "", aabb_scale)
+
+
+ENCODED = ["base", "smoothstep", "F1", "F8 tiled", "cutlass", "position frequency", "position identity"]
+
+
+@pytest.mark.parametrize("aabb_scale", [1, 4])
+@pytest.mark.parametrize("name", ENCODED)
+def test_encoded_and_density_gradient(name: str, aabb_scale: int, device: str) -> None:
+    """The position encoding alone, and the slope of the raw density, within the float32 bound or that of halves."""
+    config = small_config(name)
+    twin = ModelTwin(config, aabb_scale)
+    params, positions, directions, d_raw = samples(twin, 200)
+    params = as_halves(params)
+    model = stages.Model(config, aabb_scale, positions, directions, d_raw, device=device)
+    model.set_params(params)
+    p, unit = params.astype(np.float64), twin.unit(positions)
+    wanted, bound = twin.position.encode(p[twin.grid_begin :], unit)
+    model.encode()
+    encoded = model.encoded()
+    assert_within(encoded, wanted, bound if device == "cpu" else bound + U_HALF * np.abs(wanted), "encoded")
+
+    first, _ = twin.forward(params, positions, directions)
+    d_density = np.zeros(first.output.shape)
+    d_density[:, 0] = 1.0
+    _, _, d, sd_d = first.backward(d_density, no_error(d_density))
+    d, sd_d = d[:, twin.position.columns], sd_d[:, twin.position.columns]
+    table = p[twin.grid_begin :]
+    slope, bound = twin.position.position_gradient(table, unit, d)
+    variance = np.zeros(slope.shape)
+    for k, one in enumerate(np.eye(d.shape[1])):
+        along, _ = twin.position.position_gradient(table, unit, np.tile(one, (len(d), 1)))
+        variance += (along * sd_d[:, k : k + 1]) ** 2
+    gradient = model.density_gradient()
+    if device == "cpu":
+        assert_within(gradient, slope / aabb_scale, (bound + LAMBDA * np.sqrt(variance)) / aabb_scale, "gradient")
+    else:
+        assert_near(gradient, slope / aabb_scale, half_tolerance(twin), "gradient")
+    assert np.linalg.norm(slope) > 1  # the test means something
 
 
 @pytest.mark.parametrize("name", ["base", "smoothstep", "cutlass", "direction frequency"])
@@ -221,12 +298,12 @@ def test_finite_differences(name: str) -> None:
             assert abs(slope) > 20 * rounding  # the test means something
 
 
-def test_gradients_accumulate() -> None:
+def test_gradients_accumulate(device: str) -> None:
     """Two passes give twice the gradient, until an optimizer step takes it."""
     config = small_config("base")
     twin = ModelTwin(config)
     params, positions, directions, d_raw = samples(twin, 100)
-    model = stages.Model(config, 1, positions, directions, d_raw)
+    model = stages.Model(config, 1, positions, directions, d_raw, device=device)
     model.set_params(params)
     passes = []
     for _ in range(2):
@@ -238,12 +315,12 @@ def test_gradients_accumulate() -> None:
     assert np.all(model.gradient() == 0.0)
 
 
-def test_initial_parameters() -> None:
+def test_initial_parameters(device: str) -> None:
     """Uniform within E.1's bounds, reaching close to them, different for every seed."""
     config = model_config(encoding=grid_encoding(log2_hashmap_size=12))
     twin = ModelTwin(config)
     empty = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros((0, 4), np.float32)
-    params = stages.Model(config, 1, *empty, seed=1337).params()
+    params = stages.Model(config, 1, *empty, seed=1337, device=device).params()
     bounds = []
     for net in (twin.density, twin.rgb):
         for (rows, columns), bound in zip(net.matrix_shapes, mlp.init_uniform_bound(net), strict=True):
@@ -255,6 +332,6 @@ def test_initial_parameters() -> None:
         n = len(part)
         assert part.max() > 1 - 20 / n and part.min() < -1 + 20 / n  # misses: (1 - 10/n)^n = e^-10
         assert abs(part.mean()) < 5 / np.sqrt(3 * n) and abs(part.std() - 3**-0.5) < 3 / np.sqrt(n)
-    again = stages.Model(config, 1, *empty, seed=1337).params()
-    other = stages.Model(config, 1, *empty, seed=1338).params()
+    again = stages.Model(config, 1, *empty, seed=1337, device=device).params()
+    other = stages.Model(config, 1, *empty, seed=1338, device=device).params()
     assert np.array_equal(params, again) and not np.any(params[:100] == other[:100])

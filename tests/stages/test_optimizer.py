@@ -10,7 +10,7 @@ import pytest
 from pyngp._core import stages
 from reference import adam
 from stages.helpers import (
-    ISAS,
+    PLACES,
     EncodingTwin,
     U,
     assert_within,
@@ -38,6 +38,7 @@ class Run:
         self,
         n_features: int = 2,
         isa: str = "",
+        device: str = "cpu",
         l2_reg: float | None = None,
         **optimizer: object,
     ) -> None:
@@ -51,7 +52,7 @@ class Run:
             self.config = replace(CONFIG, l2_reg=float(np.float32(l2_reg)))
         config = model_config(encoding=encoding, optimizer=self.optimizer, **SMALL)
         none = np.zeros((0, 3), np.float32)
-        self.model = stages.Model(config, 1, none, none, np.zeros((0, 4), np.float32), isa=isa)
+        self.model = stages.Model(config, 1, none, none, np.zeros((0, 4), np.float32), isa=isa, device=device)
         n_grid = EncodingTwin(encoding).n_params
         params = self.model.params()
         self.n_params, self.n_matrix = len(params), len(params) - n_grid
@@ -98,11 +99,11 @@ class Run:
         assert_within(self.model.averaged(), self.average, bound, "averaged weights")
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("device", "isa"), PLACES)
 @pytest.mark.parametrize("n_features", [1, 2, 4, 8])
-def test_sparse_steps(n_features: int, isa: str) -> None:
+def test_sparse_steps(n_features: int, device: str, isa: str) -> None:
     """Weights and averages over 25 steps in which a fifth of the entries has a gradient."""
-    run = Run(n_features, isa)
+    run = Run(n_features, isa, device)
     r = np.random.default_rng(1)
     for _ in range(25):
         gradient = run.gradient(r, 0.2)
@@ -117,9 +118,9 @@ def test_sparse_steps(n_features: int, isa: str) -> None:
     assert counts.min() < 3 and counts.max() > 7
 
 
-def test_counters_of_untouched_entries() -> None:
+def test_counters_of_untouched_entries(device: str) -> None:
     """An entry's first gradient, however late, moves it by the whole rate: its own counter."""
-    run = Run(4)
+    run = Run(4, device=device)
     late = run.n_matrix + 4 * 17
     for step in range(12):
         gradient = np.zeros(run.n_params, np.float32)
@@ -138,9 +139,9 @@ def test_counters_of_untouched_entries() -> None:
     run.check()
 
 
-def test_l2_on_matrices_only() -> None:
+def test_l2_on_matrices_only(device: str) -> None:
     """Without gradients, network weights decay by the rate and table entries stay."""
-    run = Run(2)
+    run = Run(2, device=device)
     before = run.model.params()
     run.step(np.zeros(run.n_params, np.float32))
     change = run.model.params() - before
@@ -155,18 +156,18 @@ def test_l2_on_matrices_only() -> None:
 
 
 @pytest.mark.parametrize("l2_reg", [0.0, 0.1])
-def test_l2_strength(l2_reg: float) -> None:
+def test_l2_strength(l2_reg: float, device: str) -> None:
     """The term is l2_reg * w beside the gradient."""
-    run = Run(2, l2_reg=l2_reg)
+    run = Run(2, l2_reg=l2_reg, device=device)
     r = np.random.default_rng(2)
     for _ in range(6):
         run.step(run.gradient(r, 0.5))
         run.check()
 
 
-def test_learning_rate_decay() -> None:
+def test_learning_rate_decay(device: str) -> None:
     """A factor of 0.33 at steps 3, 5, 7, ... reaches matrices and entries."""
-    run = Run(2, start=3, interval=2)
+    run = Run(2, start=3, interval=2, device=device)
     gradient = np.full(run.n_params, 0.5, np.float32)
     moves = []
     for _ in range(9):
@@ -178,9 +179,9 @@ def test_learning_rate_decay() -> None:
     assert np.allclose(moves, wanted, rtol=1e-2)  # weights near 1 are rounded by 6e-8
 
 
-def test_without_average() -> None:
+def test_without_average(device: str) -> None:
     """No Ema in the configuration: the averaged weights are the weights."""
-    run = Run(2, ema=False)
+    run = Run(2, ema=False, device=device)
     r = np.random.default_rng(3)
     for _ in range(4):
         run.step(run.gradient(r, 0.3))
@@ -188,17 +189,17 @@ def test_without_average() -> None:
     assert_within(run.model.params(), run.state.weights, run.error)
 
 
-def test_average_before_and_after_the_first_step() -> None:
-    run = Run(2)
+def test_average_before_and_after_the_first_step(device: str) -> None:
+    run = Run(2, device=device)
     assert np.array_equal(run.model.averaged(), run.model.params())
     run.step(run.gradient(np.random.default_rng(4), 0.5))
     weights = run.model.params()
     assert_within(run.model.averaged(), weights.astype(np.float64), 4 * U * np.abs(weights))
 
 
-def test_average_of_a_long_rest() -> None:
+def test_average_of_a_long_rest(device: str) -> None:
     """An entry that moved once converges to its new weight in the average, 0.95^k by 0.95^k."""
-    run = Run(2)
+    run = Run(2, device=device)
     r = np.random.default_rng(5)
     first = run.model.params().astype(np.float64)
     run.step(run.gradient(r, 1.0))

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <ngp/core/check.h>
+#include <ngp/core/device.h>
 #include <ngp/fields/nerf.h>
 
 namespace ngp {
@@ -28,5 +29,14 @@ std::vector<float> initial_nerf_params(const NerfModelShape& shape, uint64_t see
     for (uint32_t i = 0; i < shape.position.n_params; ++i) *p++ = (2.0f * rng.next_float() - 1.0f) * 1e-4f;
     return params;
 }
+
+#if !defined(NGP_HAVE_CUDA) // else: cuda/nerf.cu and cuda/bench.cu
+std::unique_ptr<NerfEngine> make_cuda_nerf_engine(const CudaOptions& options) {
+    fail("device 'cuda:", options.device, "': ", cuda_unavailable_reason());
+}
+std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput, const CudaOptions& options) {
+    fail("device 'cuda:", options.device, "': ", cuda_unavailable_reason());
+}
+#endif
 
 } // namespace ngp

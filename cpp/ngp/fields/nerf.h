@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <ngp/core/config.h>
+#include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
@@ -43,6 +44,8 @@ struct NerfTrainOptions {
     bool snap_to_pixel_centers = true;
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted;
     bool train_encoding = true, train_network = true;
+
+    bool operator==(const NerfTrainOptions&) const = default;
 };
 
 // A picture to take; camera in NGP space.
@@ -64,16 +67,6 @@ struct FrameRequest {
     Activation density_activation = Activation::Exponential;
 };
 
-// One pixel of a frame, averaged over its samples; colours premultiplied, without background.
-struct FramePixel {
-    Vec3 rgb;
-    float alpha = 0;
-    float depth_expected = 0; // alpha-weighted mean of z along the camera's forward axis, times alpha
-    float depth_max_weight =
-        max_depth; // z of the sample of largest weight in the last sample per pixel; alpha <= 0.2: max_depth
-    Vec3 normal;   // alpha-weighted sum of unit normals
-};
-
 // Everything that training continues from besides the parameters.
 struct NerfTrainState {
     std::vector<float> params; // fp32 masters
@@ -89,7 +82,8 @@ struct NerfTrainState {
 
 struct StageTimes { // milliseconds, summed over the steps since reset
     double occupancy = 0, rays_to_gradients = 0, scatter = 0, optimizer = 0;
-    double marching = 0; // the part of rays_to_gradients that draws rays and marches
+    double marching = 0;                               // the part of rays_to_gradients that draws rays and marches
+    double forward = 0, compositing = 0, backward = 0; // its other parts, where they are separate
     int64_t steps = 0;
 };
 
@@ -103,9 +97,14 @@ class NerfEngine {
     virtual void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) = 0;
     virtual const NerfModelShape& shape() const = 0;
 
-    virtual StepResult train_step(const NerfTrainOptions& options, int64_t batch_size) = 0;
+    // One step. May return before the device has done it; last_step() waits.
+    virtual void train_step(const NerfTrainOptions& options, int64_t batch_size) = 0;
+    virtual StepResult last_step() = 0; // zeros before the first
 
     virtual void render(const FrameRequest& request, FramePixel* pixels) = 0;
+    // The same, finished for display: `rgba` gets 4 floats a pixel, `depth` (may be null) one.
+    virtual void render_display(const FrameRequest& request, const DisplayOptions& display, float* rgba,
+                                float* depth) = 0;
     // Raw outputs of the averaged weights at NGP positions; `directions` may be null.
     virtual void evaluate(const Vec3* positions, const Vec3* directions, int64_t n, RawSample* out) = 0;
 
@@ -120,11 +119,57 @@ class NerfEngine {
     virtual void set_occupancy(const std::vector<float>& values) = 0;
     virtual void reset_occupancy() = 0;
 
+    // On devices where taking stage times costs speed, they are taken only while profiling is on.
+    virtual void set_profiling(bool) {}
     virtual StageTimes stage_times() const = 0;
     virtual void reset_stage_times() = 0;
     virtual int64_t host_bytes() const = 0;
+    // Allocated on the device, if it has memory of its own: now, and at most.
+    virtual int64_t device_bytes() const { return 0; }
+    virtual int64_t peak_device_bytes() const { return 0; }
 };
 
 std::unique_ptr<NerfEngine> make_cpu_nerf_engine();
+
+// Engine on the CUDA device of that number. `max_bytes`: device memory that it may take, 0: all that is free; training
+// images that don't fit stay in pinned host memory, from which the device fetches the pixels it samples. Raises
+// ngp::Error if this build has no CUDA engine or the device can't be used.
+struct CudaOptions {
+    int device = 0;
+    bool deterministic = false; // integer accumulation of gradients: same bytes for the same seed and card
+    int64_t max_bytes = 0;
+};
+std::unique_ptr<NerfEngine> make_cuda_nerf_engine(const CudaOptions& options);
+
+// A model's training work in separate stages on given samples, for tests and benchmarks. Arrays are host memory.
+class NerfModelBench {
+  public:
+    virtual ~NerfModelBench() = default;
+    virtual const NerfModelShape& shape() const = 0;
+    virtual void encode() = 0;                 // position encoding of all samples, alone
+    virtual void forward() = 0;                // encoding and both networks
+    virtual void forward_backward() = 0;       // ... and back to the encodings' gradients; adds weight gradients
+    virtual void scatter() = 0;                // encoding gradients to table entries, added
+    virtual void optimize() = 0;               // one step of every parameter; zeroes the gradient
+    virtual void wait() {}                     // until the device has done all that
+    virtual std::vector<float> gradient() = 0; // canonical order
+    virtual void set_gradient(const std::vector<float>& gradient) = 0;
+    virtual std::vector<float> params() = 0; // trained ones
+    virtual void set_params(const std::vector<float>& params) = 0;
+    virtual std::vector<float> averaged() = 0;
+    virtual std::vector<RawSample> raw() = 0; // of forward()
+    // What the position encoding gives, n x position.n_out_padded.
+    virtual std::vector<float> encoded() = 0;
+    // Gradient of the raw density with respect to the NGP position.
+    virtual std::vector<Vec3> density_gradient() = 0;
+};
+struct NerfBenchInput {
+    NetworkConfig config;
+    int aabb_scale = 1;
+    uint64_t seed = 1337;
+    std::vector<Vec3> positions, directions; // NGP space
+    std::vector<RawSample> d_raw;            // upstream gradients
+};
+std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);
 
 } // namespace ngp

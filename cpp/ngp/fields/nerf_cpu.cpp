@@ -15,7 +15,8 @@ namespace {
 constexpr int n_lanes = 64;
 constexpr int initial_rays_divisor = 512; // first step: batch/512 rays, since every cell is still occupied
 constexpr int64_t positions_per_task = 4096;
-constexpr int render_tile = 16; // pixels; render_tile^2 rays are traced together
+constexpr int64_t pixels_per_task = 1 << 14; // of a finished frame
+constexpr int render_tile = 16;              // pixels; render_tile^2 rays are traced together
 static_assert(render_tile * render_tile <= max_rays_per_chunk);
 
 enum RandomStream : uint64_t { params_stream = 1, rays_stream = 2, occupancy_stream = 3 };
@@ -107,23 +108,24 @@ class CpuNerfEngine final : public NerfEngine {
         gradient_.assign(shape_.n_params(), 0.0f);
         reset_occupancy();
         state_ = {};
+        last_step_ = {};
         set_params(initial_nerf_params(shape_, seed));
     }
 
     const NerfModelShape& shape() const override { return shape_; }
 
-    StepResult train_step(const NerfTrainOptions& options, int64_t batch_size) override {
+    void train_step(const NerfTrainOptions& options, int64_t batch_size) override {
         if (views_.empty()) fail("there are no training images; load a scene or call set_images() first");
         options_ = options;
         const StepPlan plan = plan_step(batch_size);
         averaged_fresh_ = false;
-        const StepResult result = training_step(*this, plan);
-        adapt_rays(result, batch_size);
+        last_step_ = training_step(*this, plan);
+        adapt_rays(last_step_, batch_size);
         ++state_.step;
-        state_.loss = result.loss;
+        state_.loss = last_step_.loss;
         ++times_.steps;
-        return result;
     }
+    StepResult last_step() override { return last_step_; }
 
     // --- execution policy of training_step -----------------------------------------------------------------------
 
@@ -279,6 +281,15 @@ class CpuNerfEngine final : public NerfEngine {
                 p.depth_expected *= s;
                 p.normal = p.normal * s;
             }
+        });
+    }
+
+    void render_display(const FrameRequest& r, const DisplayOptions& display, float* rgba, float* depth) override {
+        std::vector<FramePixel> pixels(size_t(r.camera.width) * r.camera.height);
+        render(r, pixels.data());
+        const FinishPixel finish{display, pixels.data(), rgba, depth};
+        parallel_for_range(int64_t(pixels.size()), pixels_per_task, [&](int64_t begin, int64_t end, int) {
+            for (int64_t i = begin; i < end; ++i) finish(i);
         });
     }
 
@@ -454,7 +465,8 @@ class CpuNerfEngine final : public NerfEngine {
     bool averaged_fresh_ = false;
     std::vector<std::unique_ptr<CpuWorkspace>> workspaces_;
     std::vector<CpuLane> lanes_;
-    StepResult result_;
+    StepResult result_;    // of the step at hand
+    StepResult last_step_; // of the last whole one
     StageTimes times_;
     // Of occupancy updates
     std::vector<Vec3> positions_;

@@ -59,10 +59,10 @@ void OccupancyGrid::set_values(const float* values, size_t n) {
 }
 
 void OccupancyGrid::mark_visible(const SceneView& scene, int n_images, bool initial) {
-    constexpr int points = occupancy_resolution + 1;
+    constexpr int points = MarkVisiblePoint::points;
     std::vector<uint8_t> seen(size_t(points) * points * points);
     for (int cascade = 0; cascade < n_cascades_; ++cascade) {
-        for_each_index(points * points, points, MarkVisiblePoints{scene, n_images, cascade, seen.data()});
+        for_each_index(points * points, points, MarkVisiblePoints{{scene, n_images, cascade, seen.data()}});
         float* values = values_.data() + size_t(cascade) * occupancy_cells;
         for_each_index(occupancy_cells, 1 << 15, MarkVisibleCells{seen.data(), values, initial});
     }

@@ -126,13 +126,15 @@ struct CoarsenOccupancy {
     }
 };
 
-// Body: row i of lattice points (y, z) of one cascade, 129 along x: which are in front of a camera and inside its
-// image.
-struct MarkVisiblePoints {
+// Body: lattice point i of one cascade, 129 along each axis, x fastest: is it in front of a camera and inside its
+// image?
+struct MarkVisiblePoint {
     SceneView scene;
     int n_images;
     int cascade;
-    uint8_t* seen; // [129][129][129], z slowest
+    uint8_t* seen; // [129][129][129]
+
+    static constexpr int points = occupancy_resolution + 1; // along an axis
 
     NGP_HD bool sees(const TrainingView& view, Vec3 p) const {
         const Vec3 c = view.pose.rotate_inverse(p - view.pose.position);
@@ -144,17 +146,27 @@ struct MarkVisiblePoints {
         const Vec3 back = view.camera.ray_direction(uv);
         return length(normalize(back) - normalize(c)) < 1e-3f;
     }
+    // `first`: the view to try first, and then the one that saw the point.
+    NGP_HD void mark(int64_t i, int& first) const {
+        const uint32_t x = uint32_t(i % points), y = uint32_t(i / points % points), z = uint32_t(i / points / points);
+        const Vec3 p = occupancy_cell_corner(x, y, z, cascade);
+        bool any = sees(scene.views[first], p);
+        for (int k = 0; k < n_images && !any; ++k)
+            if ((any = sees(scene.views[k], p))) first = k;
+        seen[i] = any;
+    }
     NGP_HD void operator()(int64_t i) const {
-        constexpr int points = occupancy_resolution + 1;
-        const uint32_t y = uint32_t(i % points), z = uint32_t(i / points);
-        int last = 0; // neighbours are mostly seen by the same camera
-        for (int x = 0; x < points; ++x) {
-            const Vec3 p = occupancy_cell_corner(uint32_t(x), y, z, cascade);
-            bool any = sees(scene.views[last], p);
-            for (int k = 0; k < n_images && !any; ++k)
-                if ((any = sees(scene.views[k], p))) last = k;
-            seen[i * points + x] = any;
-        }
+        int first = 0;
+        mark(i, first);
+    }
+};
+// Body: row i of them, for loops in order: neighbours are mostly seen by the same camera.
+struct MarkVisiblePoints {
+    MarkVisiblePoint point;
+
+    NGP_HD void operator()(int64_t i) const {
+        int first = 0;
+        for (int x = 0; x < MarkVisiblePoint::points; ++x) point.mark(i * MarkVisiblePoint::points + x, first);
     }
 };
 
@@ -165,7 +177,7 @@ struct MarkVisibleCells {
     bool initial;  // every seen cell becomes 0
 
     NGP_HD void operator()(int64_t i) const {
-        constexpr int points = occupancy_resolution + 1;
+        constexpr int points = MarkVisiblePoint::points;
         const uint32_t m = uint32_t(i);
         const uint32_t x = gather_bits3(m), y = gather_bits3(m >> 1), z = gather_bits3(m >> 2);
         bool any = false;

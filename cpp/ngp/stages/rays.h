@@ -16,6 +16,11 @@ struct ColorOptions {
     bool linear_colors = false;            // the network composites linear light rather than sRGB
     bool random_background = true;
     Vec3 background{}; // sRGB, used if random_background is off
+
+    NGP_HD bool operator==(const ColorOptions& o) const {
+        return space == o.space && linear_colors == o.linear_colors && random_background == o.random_background &&
+               background == o.background;
+    }
 };
 
 struct TrainingRay {
@@ -39,6 +44,14 @@ NGP_HD void form_target(const ColorOptions& options, const LinearPixel& pixel, V
     } else {
         ray.target = linear_to_srgb(pixel.rgb + srgb_to_linear(background) * through);
     }
+}
+
+// Rays of the next step: as many as would have filled the batch, to a multiple of 256 where there are that many (E.4).
+NGP_HD int next_ray_count(int64_t rays, int64_t samples, int64_t batch_size) {
+    const int64_t per_ray = max_of<int64_t>(1, samples);
+    int64_t n = (rays * batch_size + per_ray - 1) / per_ray;
+    if (n > 1024) n = (n + 255) / 256 * 256;
+    return int(clamp_to<int64_t>(n, 8, max_of<int64_t>(8, batch_size)));
 }
 
 struct SampleTrainingRays {

@@ -1,4 +1,7 @@
-"""pyngp bench: times training stage by stage, beside a PyTorch version of the same work where torch is installed."""
+"""pyngp bench: times training, stage by stage and in whole steps, and rendering.
+
+On the CPU, beside a PyTorch version of the same work where torch is installed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -19,12 +23,33 @@ from rich.table import Table
 
 from pyngp import Testbed, _core
 from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, SeedOption
+from pyngp.cli.train import Trainer, load_scene, parse_seconds
+from pyngp.dataset import Frame, read_scene
 from pyngp.demo_scene import write_demo_scene
+from pyngp.evaluation import EVALUATION_MIN_TRANSMITTANCE
 from pyngp.report import process_seconds, training_report
 
-BATCH = 65536
 SAMPLES_PER_RAY = 16
 WARMUP_STEPS = 256
+RENDER_SIZES = ((800, 800), (1920, 1080))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to do on a device."""
+
+    batch: int  # samples a step
+    steps: int  # to time, after WARMUP_STEPS
+    repeats: int  # of the model's stages
+    renderings: int  # of a frame
+    further_spp: int  # samples per pixel beyond the first that are timed
+    eval_at: tuple[float, ...]  # training seconds
+
+
+PLANS = {
+    "cpu": Plan(65536, 96, 15, 1, 1, ()),
+    "cuda": Plan(2**18, 4000, 50, 10, 8, (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)),
+}
 
 
 class Task(str, Enum):
@@ -44,29 +69,34 @@ def samples_along_rays(n: int, seed: int) -> tuple[NDArray[np.float32], NDArray[
     return positions.reshape(-1, 3)[:n].astype(np.float32), directions[:n].astype(np.float32)
 
 
-def _median_ms(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median time of each function, called in sequence as in a training step."""
+def _median_ms(
+    functions: dict[str, Callable[[], Any]], wait: Callable[[], Any], repeats: int, warmup: int = 2
+) -> dict[str, float]:
+    """Median time of each function, called in sequence as in a training step; launch and wait included."""
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for i in range(repeats + 2):
+    for i in range(warmup + repeats):
         for name, function in functions.items():
             start = time.perf_counter()
             function()
-            if i >= 2:
+            wait()
+            if i >= warmup:
                 times[name].append(1000 * (time.perf_counter() - start))
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def model_times(repeats: int, seed: int) -> tuple[dict[str, float], float]:
-    """Stage times of the model's work on BATCH samples (ms), and the machine's GFLOP/s in the same matrix kernels."""
-    positions, directions = samples_along_rays(BATCH, seed)
-    gradient = np.random.default_rng(seed).normal(size=(BATCH, 4)).astype(np.float32) * 1e-3
-    model = _core.stages.Model(_core.base_nerf_config(), 1, positions, directions, gradient, seed)
-    alone = _median_ms({"encode": model.encode, "forward": model.forward}, repeats)
+def model_times(plan: Plan, device: str, seed: int) -> dict[str, float]:
+    """Stage times of the model's work on a batch of samples (ms)."""
+    positions, directions = samples_along_rays(plan.batch, seed)
+    gradient = np.random.default_rng(seed).normal(size=(plan.batch, 4)).astype(np.float32) * 1e-3
+    config = _core.base_nerf_config()
+    model = _core.stages.Model(config, 1, positions, directions, gradient, seed, device=device)
+    alone = _median_ms({"encode": model.encode, "forward": model.forward}, model.wait, plan.repeats)
     whole = _median_ms(
         {"both": model.forward_backward, "scatter": model.scatter, "optimizer": model.optimize},
-        repeats,
+        model.wait,
+        plan.repeats,
     )
-    stages = {
+    return {
         "grid_forward": alone["encode"],
         "mlp_forward": alone["forward"] - alone["encode"],
         "mlp_backward": whole["both"] - alone["forward"],
@@ -74,7 +104,17 @@ def model_times(repeats: int, seed: int) -> tuple[dict[str, float], float]:
         "optimizer": whole["optimizer"],
         "total": sum(whole.values()),
     }
-    return stages, _core.stages.gemm_peak_gflops(0.5)
+
+
+def achieved(plan: Plan, device: str, model: dict[str, float]) -> dict[str, float]:
+    """What the model's stages reach, and what the machine reaches at most: floating-point operations and bytes."""
+    if device != "cpu":
+        return {}  # the ceilings of a GPU are not measured yet
+    matrix_gflop = plan.batch * 2 * (32 * 64 + 64 * 16 + 32 * 64 + 64 * 64 + 64 * 3) * 3e-9
+    return {
+        "mlp_gflops": matrix_gflop / (model["mlp_forward"] + model["mlp_backward"]) * 1000,
+        "peak_gflops": _core.stages.gemm_peak_gflops(0.5),
+    }
 
 
 def find_twin(path: Path | None) -> ModuleType | None:
@@ -91,75 +131,152 @@ def find_twin(path: Path | None) -> ModuleType | None:
     return module
 
 
-def step_times(testbed: Testbed, steps: int) -> dict[str, float]:
-    """Whole training steps of BATCH samples (ms a step by stage), after a warm-up."""
-    testbed.fit(WARMUP_STEPS, batch_size=BATCH)
+def step_times(testbed: Testbed, plan: Plan) -> dict[str, float]:
+    """Whole training steps (ms a step by stage), after a warm-up."""
+    testbed.fit(WARMUP_STEPS, batch_size=plan.batch)
     before = testbed.stats()
-    testbed.fit(steps, batch_size=BATCH)
+    testbed.fit(plan.steps, batch_size=plan.batch)
     after = testbed.stats()
-    stages = {k: (v - before["stages"][k]) / steps for k, v in after["stages"].items()}
+    stages = {k: (v - before["stages"][k]) / plan.steps for k, v in after["stages"].items()}
     return {
         **stages,
-        "ms_per_step": 1000 * (after["train_seconds"] - before["train_seconds"]) / steps,
+        "ms_per_step": 1000 * (after["train_seconds"] - before["train_seconds"]) / plan.steps,
     }
+
+
+def render_times(testbed: Testbed, test: Frame, plan: Plan) -> list[dict[str, float]]:
+    """Pictures of a test view as NumPy arrays: ms of one with a sample a pixel, and of each further sample."""
+    testbed.set_camera_to_training_view(0)
+    testbed.set_nerf_camera_matrix(test.camera_to_world[:3])
+    least, testbed.nerf.render_min_transmittance = testbed.nerf.render_min_transmittance, EVALUATION_MIN_TRANSMITTANCE
+    times = []
+
+    def median(width: int, height: int, spp: int) -> float:
+        def render() -> None:
+            testbed.render(width, height, spp, True)
+
+        return _median_ms({"render": render}, lambda: None, plan.renderings, min(2, plan.renderings - 1))["render"]
+
+    for width, height in RENDER_SIZES:
+        first = median(width, height, 1)
+        more = median(width, height, 1 + plan.further_spp)
+        further = (more - first) / plan.further_spp
+        times.append({"width": width, "height": height, "first_ms": first, "further_ms": further})
+    testbed.nerf.render_min_transmittance = least
+    return times
+
+
+def quality_over_time(
+    testbed: Testbed, output: Output, frames: list[Frame], images: list[NDArray[np.uint8]], eval_at: list[float]
+) -> list[dict[str, float]]:
+    """PSNR of the test views as training goes on from nothing."""
+    if not frames or not eval_at:
+        return []
+    testbed.reset()
+    trainer = Trainer(testbed, output, frames, images)
+    trainer.run(None, max(eval_at), None, eval_at)
+    trainer.evaluate()
+    return trainer.curve
+
+
+def _show(output: Output, result: dict[str, Any]) -> None:
+    others, whole = result["twins_ms"], result["stages_ms"]
+    table = Table("stage", "ms", *others, title=f"{result['batch_size']} samples, ms")
+    for stage, ms in result["model_stages_ms"].items():
+        cells = [f"{o[stage]:.1f} ({o[stage] / ms:.1f}x)" for o in others.values()]
+        table.add_row(stage, f"{ms:.3g}", *cells)
+    output.console.print(table)
+    if "mlp_gflops" in result:
+        reached, peak = result["mlp_gflops"], result["peak_gflops"]
+        output.say(f"networks: {reached:.0f} GFLOP/s, {100 * reached / peak:.0f}% of the {peak:.0f} measured here")
+    overhead = (whole["marching_ms"] + whole["occupancy_ms"]) / whole["ms_per_step"]
+    output.say(
+        f"whole step: {whole['ms_per_step']:.4g} ms over {result['steps']} steps, "
+        f"{result['samples_per_step']} samples, {result['rays_per_step']} rays; occupancy {whole['occupancy_ms']:.3g}, "
+        f"rays to gradients {whole['rays_to_gradients_ms']:.3g} (marching {whole['marching_ms']:.3g}), "
+        f"scatter {whole['scatter_ms']:.3g}, optimizer {whole['optimizer_ms']:.3g}\n"
+        f"marching and occupancy: {100 * overhead:.0f}% of the step"
+    )
+    for r in result["render"]:
+        output.say(
+            f"rendering {r['width']}x{r['height']}: {r['first_ms']:.1f} ms a frame, "
+            f"{r['further_ms']:.1f} ms a further sample per pixel"
+        )
+    for point in result["curve"]:
+        output.say(f"PSNR {point['psnr']:.2f} dB after {point['seconds']:.1f} s, {point['steps']} steps")
+    if result["device"]["backend"] != "cpu":
+        output.say(f"device memory at most: {result['peak_device_bytes'] / 2**20:.0f} MiB")
 
 
 def bench(
     task: Annotated[Task, typer.Option("--task", help="What to time")] = Task.nerf,
     scene: Annotated[Path | None, typer.Option("--scene", help="Scene to train on [default: the demo's]")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to time, after 256 to warm up")] = 96,
-    repeats: Annotated[int, typer.Option("--repeats", min=1)] = 15,
+    test: Annotated[Path | None, typer.Option("--test", metavar="JSON", help="Its held-out views")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Steps to time, after 256 to warm up [default: 96, GPU: 4000]")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", min=1, help="Of each stage [default: 15, GPU: 50]")
+    ] = None,
+    eval_at: Annotated[
+        str | None,
+        typer.Option("--eval-at", metavar="1,2,5", help="Measure PSNR at these seconds [default: none, GPU: up to 10]"),
+    ] = None,
     twin: Annotated[Path | None, typer.Option("--twin", help="PyTorch version [default: the source tree's]")] = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 1337,
     quiet: QuietOption = False,
     report: ReportOption = None,
 ) -> None:
-    """Time training on 65,536 samples a step: by stage, in whole steps, and the same work in PyTorch if it is there."""
+    """Time training by stage and in whole steps, rendering, and how fast PSNR rises.
+
+    A step has 262,144 samples on a GPU, and 65,536 on the CPU, where PyTorch does the same work if it is there.
+    """
     output = Output(quiet)
+    points = parse_seconds(eval_at)
+    if scene is None and test is not None:
+        raise typer.BadParameter("needs --scene", param_hint="--test")
+    if scene is not None and test is None and points:
+        raise typer.BadParameter("needs --test", param_hint="--eval-at")
+    testbed = Testbed(device=device, seed=seed)
+    plan = PLANS[testbed.device.split(":")[0]]
+    plan = replace(plan, steps=steps or plan.steps, repeats=repeats or plan.repeats)
     with tempfile.TemporaryDirectory() as folder:
         if scene is None:
-            scene = Path(folder) / "transforms_train.json"
-            write_demo_scene(Path(folder), size=160, n_train=48, n_test=1, seed=seed)
-        testbed = Testbed(data=scene, device=device, seed=seed)
+            scene, test = Path(folder) / "transforms_train.json", Path(folder) / "transforms_test.json"
+            write_demo_scene(Path(folder), size=160, n_train=48, n_test=4, seed=seed)
+        frames, images = load_scene(testbed, output, scene, test, None, "base")
+        views = frames or read_scene(scene).frames
     startup_seconds = process_seconds()
-    model, peak = model_times(repeats, seed)
-    whole = step_times(testbed, steps)
-    torch_twin = find_twin(twin)
+    model = model_times(plan, testbed.device, seed)
+    reached = achieved(plan, testbed.device, model)
+    whole = step_times(testbed, plan)
+    stats = testbed.stats()
+    render = render_times(testbed, views[0], plan)
+    result = training_report(testbed, "base", seed)
+    curve = quality_over_time(testbed, output, frames, images, points or list(plan.eval_at))
+    torch_twin = find_twin(twin) if testbed.device == "cpu" else None
     others: dict[str, dict[str, float]] = {}
     if torch_twin is not None:
         for scatter in ("levels", "atomic"):
-            run = torch_twin.run(repeats=repeats, n_samples=BATCH, scatter=scatter)
+            run = torch_twin.run(repeats=plan.repeats, n_samples=plan.batch, scatter=scatter)
             others[f"PyTorch {run['torch']}, {scatter}"] = {**run["stages"], "total": run["total"]}
-
-    table = Table("stage", "ms", *others, title=f"{BATCH} samples, ms")
-    for stage, ms in model.items():
-        cells = [f"{o[stage]:.1f} ({o[stage] / ms:.1f}x)" for o in others.values()]
-        table.add_row(stage, f"{ms:.1f}", *cells)
-    output.console.print(table)
-    stats = testbed.stats()
-    matrix_gflop = BATCH * 2 * (32 * 64 + 64 * 16 + 32 * 64 + 64 * 64 + 64 * 3) * 3e-9
-    achieved = matrix_gflop / (model["mlp_forward"] + model["mlp_backward"]) * 1000
-    overhead = (whole["marching_ms"] + whole["occupancy_ms"]) / whole["ms_per_step"]
-    output.say(
-        f"networks: {achieved:.0f} GFLOP/s, {100 * achieved / peak:.0f}% of the {peak:.0f} measured here\n"
-        f"whole step: {whole['ms_per_step']:.1f} ms, {stats['samples_per_step']} samples, "
-        f"{stats['rays_per_step']} rays; occupancy {whole['occupancy_ms']:.1f}, "
-        f"rays to gradients {whole['rays_to_gradients_ms']:.1f} (marching {whole['marching_ms']:.1f}), "
-        f"scatter {whole['scatter_ms']:.1f}, optimizer {whole['optimizer_ms']:.1f}\n"
-        f"marching and occupancy: {100 * overhead:.0f}% of the step"
-    )
-    result = training_report(testbed, "base", seed)
     result |= {
         "startup_seconds": startup_seconds,
-        "steps": steps,
-        "train_seconds": whole["ms_per_step"] * steps / 1000,
+        "steps": plan.steps,
+        "batch_size": plan.batch,
+        "train_seconds": whole["ms_per_step"] * plan.steps / 1000,
         "ms_per_step": whole["ms_per_step"],
+        "samples_per_step": stats["samples_per_step"],
+        "rays_per_step": stats["rays_per_step"],
         "model_ms_per_step": model["total"],
         "model_stages_ms": model,
         "stages_ms": whole,
-        "mlp_gflops": achieved,
-        "peak_gflops": peak,
+        **reached,
+        "render": render,
+        "curve": curve,
+        "peak_device_bytes": testbed.stats()["peak_device_bytes"],
         "twins_ms": others,
     }
+    _show(output, result)
     output.report(report, result)

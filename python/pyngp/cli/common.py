@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from pyngp.report import write_report
 
-DeviceOption = Annotated[str, typer.Option("--device", help="auto or cpu")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all random numbers")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors")]
 ReportOption = Annotated[Path | None, typer.Option("--report", metavar="FILE.json", help="Write a JSON report")]

@@ -1,8 +1,9 @@
-"""pyngp info: what is in a snapshot."""
+"""pyngp info: what is in a snapshot, and the devices here."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from pyngp import Testbed
+from pyngp import Testbed, _core, devices
 from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, SeedOption
 
 
@@ -40,15 +41,37 @@ def describe(testbed: Testbed) -> dict[str, Any]:
     }
 
 
+def _mib(n: int | None) -> str:
+    return "" if n is None else f"{n / 2**20:.0f} MiB"
+
+
+def _show_devices(output: Output, report: Path | None) -> None:
+    found = devices()
+    table = Table("device", "name", "compute capability", "memory", "free", title="devices, the best first")
+    for d in found:
+        table.add_row(d.id, d.name, d.compute_capability or "", _mib(d.total_bytes), _mib(d.free_bytes))
+    output.console.print(table)
+    reason = _core.cuda_unavailable_reason()
+    if reason:
+        output.say(f"no CUDA device: {reason}")
+    output.report(report, {"devices": [asdict(d) for d in found], "cuda_unavailable_reason": reason or None})
+
+
 def info(
-    snapshot: Annotated[Path, typer.Argument(help="Snapshot (.ingp)", show_default=False)],
+    snapshot: Annotated[Path | None, typer.Argument(help="Snapshot (.ingp)", show_default=False)] = None,
+    list_devices: Annotated[bool, typer.Option("--devices", help="List the devices that --device can name")] = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 1337,
     quiet: QuietOption = False,
     report: ReportOption = None,
 ) -> None:
-    """Describe a snapshot."""
+    """Describe a snapshot, or the devices of this machine if none is given."""
     output = Output(quiet)
+    if snapshot is None or list_devices:
+        if snapshot is not None:
+            raise typer.BadParameter("needs no snapshot", param_hint="--devices")
+        _show_devices(output, report)
+        return
     testbed = Testbed(device=device, seed=seed)
     testbed.load_snapshot(snapshot)
     facts = describe(testbed)

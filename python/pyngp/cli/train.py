@@ -18,9 +18,11 @@ from pyngp.evaluation import Evaluation, evaluate
 from pyngp.report import add_evaluation, process_seconds, training_report
 
 DEFAULT_SECONDS = 120.0
+SHOWN_SECONDS = 0.1  # of training between changes of the progress bar
 
 
 class Occupancy(str, Enum):
+    auto = "auto"  # what suits the device
     budgeted = "budgeted"
     specification = "specification"
 
@@ -40,18 +42,23 @@ class Trainer:
 
     def run(self, steps: int | None, seconds: float | None, batch_size: int | None, eval_at: list[float]) -> None:
         """Trains for `steps` or `seconds` more; evaluates when `eval_at` training seconds of this run have passed."""
-        first_step, started = self.testbed.training_step, self.seconds()
+        testbed = self.testbed
+        first_step, started = testbed.training_step, self.seconds()
         with self.output.progress("training", steps if seconds is None else seconds) as update:
 
-            def after_step(testbed: Testbed) -> None:
-                done = testbed.training_step - first_step if seconds is None else self.seconds() - started
-                update(done, note=f"step {testbed.training_step}  loss {testbed.loss:.5f}")
-
             def train_until(end: float | None) -> None:
-                left = None if steps is None else steps - (self.testbed.training_step - first_step)
-                time = None if end is None else end - (self.seconds() - started)
-                if (left is None or left > 0) and (time is None or time > 0):
-                    self.testbed.fit(left, time, batch_size, after_step)
+                # No callback, which would make a GPU wait for Python in every step.
+                while True:
+                    done, spent = testbed.training_step - first_step, self.seconds() - started
+                    left = None if steps is None else steps - done
+                    time = SHOWN_SECONDS if end is None else min(end - spent, SHOWN_SECONDS)
+                    if (left is not None and left <= 0) or time <= 0:
+                        break
+                    testbed.fit(left, time, batch_size)
+                    update(
+                        testbed.training_step - first_step if seconds is None else self.seconds() - started,
+                        note=f"step {testbed.training_step}  loss {testbed.loss:.5f}",
+                    )
 
             for at in sorted(eval_at):
                 if seconds is None or at < seconds:
@@ -132,8 +139,14 @@ def train(
     ] = False,
     occupancy: Annotated[
         Occupancy,
-        typer.Option("--occupancy", help="Update schedule: a tenth of the time, or instant-ngp's"),
-    ] = Occupancy.budgeted,
+        typer.Option("--occupancy", help="Update schedule: budgeted (a tenth of a CPU's time) or instant-ngp's"),
+    ] = Occupancy.auto,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU: the same seed gives the same bytes")
+    ] = False,
+    max_device_bytes: Annotated[
+        int | None, typer.Option("--max-device-bytes", min=1, help="GPU memory to take [default: what is free]")
+    ] = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 1337,
     quiet: QuietOption = False,
@@ -151,15 +164,16 @@ def train(
         raise typer.BadParameter(f"the folder {save.parent} does not exist", param_hint="--save")
     if save is not None and save.is_dir():
         raise typer.BadParameter(f"{save} is a folder", param_hint="--save")
-    testbed = Testbed(device=device, seed=seed)
+    testbed = Testbed(device=device, seed=seed, deterministic=deterministic, max_device_bytes=max_device_bytes)
     trainer = Trainer(testbed, output, *load_scene(testbed, output, scene, test, resume, config))
     if resume is None:
         if nerf_compatibility:
             testbed.color_space = ColorSpace.SRGB
             testbed.nerf.cone_angle_constant = 0.0
             testbed.nerf.training.random_bg_color = False
-        if occupancy == Occupancy.specification:
-            testbed.nerf.training.occupancy_schedule = OccupancySchedule.Specification
+        if occupancy != Occupancy.auto:
+            schedule = {"budgeted": OccupancySchedule.Budgeted, "specification": OccupancySchedule.Specification}
+            testbed.nerf.training.occupancy_schedule = schedule[occupancy.value]
     if steps is None and seconds is None:
         seconds = DEFAULT_SECONDS
     startup_seconds = process_seconds()

@@ -1,0 +1,132 @@
+#include "device_model.cuh"
+
+#include <algorithm>
+
+namespace ngp::cuda {
+
+namespace {
+
+GridShape grid_shape(const EncodingPart& part) {
+    GridShape g;
+    std::copy_n(part.levels, part.n_levels, g.levels);
+    g.n_levels = part.n_levels;
+    g.n_features = part.n_features;
+    g.type = part.grid_type;
+    g.interpolation = part.interpolation;
+    return g;
+}
+
+} // namespace
+
+DeviceModel::DeviceModel(Context& context, const NerfModelShape& shape, const AdamSettings& settings, const Aabb& box,
+                         bool deterministic)
+    : context_(context), shape_(shape), box_(box) {
+    const bool is_fused = fused(shape.position, shape.direction, shape.density, shape.rgb);
+    functions_ = is_fused ? &fused_functions(shape.density.width, shape.rgb.n_layers - 1) : &general_functions();
+    if (is_fused) gradient_blocks_ = functions_->backward_blocks(context);
+    optimizer_ = std::make_unique<DeviceOptimizer>(context, settings, shape.encoding_begin(), shape.position,
+                                                   gradient_blocks_, deterministic);
+    if (!is_fused) general_backward_ = std::make_unique<GeneralBackward>(context, shape);
+    encodings_ = {context, 2, "the model"};
+    encodings_.upload(&shape.position, 1);
+    encodings_.upload(&shape.direction, 1, 1);
+    averaged_ = {context, int64_t(optimizer_->n_matrix_padded() + shape.position.n_params), "averaged parameters"};
+    const ModelView view = trained(Activation::None, Activation::None);
+    scratch_ = {context, functions_->scratch_bytes(context, view), "activations"};
+}
+
+ModelView DeviceModel::view(const half* matrices, const half* encoding, Activation rgb, Activation density) const {
+    ModelView v;
+    for (int i = shape_.position.n_parts - 1; i >= 0; --i)
+        if (shape_.position.parts[i].kind == EncodingKind::Grid) v.grid = grid_shape(shape_.position.parts[i]);
+    v.position = encodings_.data();
+    v.direction = encodings_.data() + 1;
+    v.n_encoded = shape_.position.n_out_padded;
+    v.density = shape_.density;
+    v.rgb = shape_.rgb;
+    v.encoding = encoding;
+    v.weights = matrices;
+    v.box_min = box_.min;
+    const Vec3 size = box_.diag();
+    v.inverse_size = {1.0f / size.x, 1.0f / size.y, 1.0f / size.z};
+    v.rgb_activation = rgb;
+    v.density_activation = density;
+    return v;
+}
+
+ModelView DeviceModel::trained(Activation rgb, Activation density) const {
+    return view(optimizer_->matrix_halves(), optimizer_->encoding_halves(), rgb, density);
+}
+ModelView DeviceModel::averaged(Activation rgb, Activation density) const {
+    return view(averaged_.data(), averaged_.data() + optimizer_->n_matrix_padded(), rgb, density);
+}
+void DeviceModel::refresh_averaged(uint32_t matrix_steps, uint32_t encoding_steps) {
+    optimizer_->launch_averaged(matrix_steps, encoding_steps, averaged_.data(),
+                                averaged_.data() + optimizer_->n_matrix_padded());
+}
+
+ScratchView DeviceModel::render_scratch(const ModelView& view, bool normals) {
+    const int64_t size = functions_->render_scratch(context_, view, normals);
+    if (size > render_scratch_.size()) render_scratch_ = {context_, size, "activations"};
+    return {render_scratch_.data(), render_scratch_.size()};
+}
+
+void DeviceModel::reserve_encoding_gradients(int64_t rows) {
+    if (is_fused()) {
+        if (d_encodings_.size() < rows * fused_encoded) d_encodings_ = {context_, rows * fused_encoded, "gradients"};
+        return;
+    }
+    if (positions_.size() >= rows) return;
+    d_encodings_f32_ = {context_, rows * shape_.position.n_out, "gradients"};
+    positions_ = {context_, rows, "samples"};
+    directions_ = {context_, rows, "samples"};
+}
+
+void DeviceModel::launch_backward(const ModelView& view, const BackwardSource& source) {
+    if (is_fused()) {
+        functions_->backward(context_, {view, source.encodings, source.step.samples, source.step.rays,
+                                        source.directions, source.step.contributing, source.d_raw, source.n,
+                                        d_encodings_.data(), optimizer_->weight_gradients()});
+        return;
+    }
+    BackwardInput in;
+    if (source.step.samples) {
+        launch_gather(context_, source.step, positions_.data(), directions_.data());
+        in.positions = positions_.data();
+        in.directions = directions_.data();
+    } else {
+        in.positions = source.positions;
+        in.directions = source.directions;
+    }
+    in.d_raw = source.d_raw;
+    in.n = source.n;
+    in.capacity = source.capacity;
+    check(cudaMemsetAsync(optimizer_->weight_gradients(), 0, optimizer_->n_matrix() * sizeof(float), context_.stream()),
+          "memset");
+    general_backward_->run(context_.stream(), view, in, d_encodings_f32_.data(), optimizer_->weight_gradients());
+}
+
+void DeviceModel::launch_scatter_gradients(const BackwardSource& source) {
+    const EncodingShape& position = shape_.position;
+    for (int i = 0; i < position.n_parts; ++i) {
+        const EncodingPart& part = position.parts[i];
+        if (part.kind != EncodingKind::Grid) continue;
+        const Vec3 size = box_.diag();
+        launch_scatter(context_, {grid_shape(part),
+                                  box_.min,
+                                  {1.0f / size.x, 1.0f / size.y, 1.0f / size.z},
+                                  source.step.samples,
+                                  source.step.rays,
+                                  source.positions,
+                                  source.step.contributing,
+                                  source.n,
+                                  is_fused() ? d_encodings_.data() : nullptr,
+                                  is_fused() ? nullptr : d_encodings_f32_.data(),
+                                  is_fused() ? fused_encoded : position.n_out,
+                                  part.out_begin,
+                                  optimizer_->table_gradient(part.param_begin),
+                                  optimizer_->fixed_table_gradient(part.param_begin)});
+    }
+}
+
+} // namespace ngp::cuda

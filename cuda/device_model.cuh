@@ -1,0 +1,71 @@
+// A model on the device: shapes, parameters and optimizer, and the choice between fused and general kernels.
+#pragma once
+
+#include "general_backward.cuh"
+#include "network.cuh"
+#include "optimizer.cuh"
+
+#include <memory>
+#include <ngp/fields/nerf.h>
+
+namespace ngp::cuda {
+
+class DeviceModel {
+  public:
+    DeviceModel(Context& context, const NerfModelShape& shape, const AdamSettings& settings, const Aabb& box,
+                bool deterministic);
+
+    const NerfModelShape& shape() const { return shape_; }
+    const NetworkFunctions& functions() const { return *functions_; }
+    DeviceOptimizer& optimizer() { return *optimizer_; }
+    const DeviceOptimizer& optimizer() const { return *optimizer_; }
+    const Aabb& box() const { return box_; }
+    bool is_fused() const { return functions_->backward != nullptr; }
+
+    // Weights that are trained; and their averages, brought up to the given counters where `stale`.
+    ModelView trained(Activation rgb, Activation density) const;
+    ModelView averaged(Activation rgb, Activation density) const;
+    void refresh_averaged(uint32_t matrix_steps, uint32_t encoding_steps);
+
+    // Scratch memory of forward kernels.
+    ScratchView scratch() const { return {scratch_.data(), scratch_.size()}; }
+    ScratchView render_scratch(const ModelView& view, bool normals);
+
+    // Sets of weight gradients that a backward pass leaves.
+    int gradient_blocks() const { return gradient_blocks_; }
+    // Gradients of the position encoding's outputs: rows that a backward pass writes and the scatter reads.
+    void reserve_encoding_gradients(int64_t rows);
+
+    // What the backward pass reads: contributing samples of a step, or rows as they are.
+    struct BackwardSource {
+        StepView step;                   // samples, rays and contributing may be null:
+        const Vec3* positions = nullptr; // ... then rows are at these, NGP space
+        const Vec3* directions = nullptr;
+        const half* encodings = nullptr; // of a fused model
+        const RawSample* d_raw = nullptr;
+        const uint32_t* n = nullptr;
+        int64_t capacity = 0;
+    };
+    // Both are capturable. Weight gradients replace those of the last pass; the scatter adds to the table's.
+    void launch_backward(const ModelView& view, const BackwardSource& source);
+    void launch_scatter_gradients(const BackwardSource& source);
+
+  private:
+    ModelView view(const half* matrices, const half* encoding, Activation rgb, Activation density) const;
+
+    Context& context_;
+    NerfModelShape shape_;
+    Aabb box_;
+    const NetworkFunctions* functions_;
+    int gradient_blocks_ = 1;
+    std::unique_ptr<DeviceOptimizer> optimizer_;
+    std::unique_ptr<GeneralBackward> general_backward_;
+    DeviceArray<EncodingShape> encodings_; // position, direction
+    DeviceArray<half> averaged_;           // as the optimizer's halves
+    DeviceArray<char> scratch_, render_scratch_;
+    DeviceArray<half> d_encodings_;            // fused
+    DeviceArray<float> d_encodings_f32_;       // general
+    DeviceArray<Vec3> positions_, directions_; // general: of contributing samples
+};
+
+} // namespace ngp::cuda

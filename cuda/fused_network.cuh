@@ -1,0 +1,277 @@
+// FusedNetwork: the network policy (model.cuh) of the common shapes, and the layout of weights in shared memory that
+// the fused backward pass shares.
+//
+// Shapes (fused() in model.cuh): one grid of 2 or 4 features with at most 32 outputs; density network with one hidden
+// layer; spherical harmonics of degree 4; rgb network with one or two hidden layers; all hidden layers Width wide with
+// ReLU. Operands are halves, sums are floats. A warp evaluates 32 samples, one a lane: every lane gathers and
+// interpolates its own encoding, then the warp takes the 32 rows through the layers in registers (tensor_core.cuh).
+#pragma once
+
+#include "grid_level.cuh"
+#include "model.cuh"
+#include "tensor_core.cuh"
+
+#include <ngp/formulas/sh_basis.h>
+
+namespace ngp::cuda {
+
+constexpr int fused_encoded = 32;    // encoding columns; fewer outputs are padded with zeros
+constexpr int fused_row_padding = 8; // halves after each row, so that 8 rows' 16-byte pieces are in different banks
+
+// Weights in shared memory, every matrix row-major [out][in] with padded rows.
+template <int Width>
+struct FusedWeights {
+    static constexpr int narrow = fused_encoded + fused_row_padding, wide = Width + fused_row_padding; // strides
+    static constexpr int density_hidden = 0;                                                           // [Width][32]
+    static constexpr int density_out = density_hidden + Width * narrow;                                // [16][Width]
+    static constexpr int rgb_first = density_out + 16 * wide;                                          // [Width][32]
+    static constexpr int rgb_next = rgb_first + Width * narrow;        // [Width][Width], if there are two
+    __host__ __device__ static constexpr int rgb_out(int rgb_hidden) { // [16][Width]
+        return rgb_next + (rgb_hidden - 1) * Width * wide;
+    }
+    __host__ __device__ static constexpr int size(int rgb_hidden) { return rgb_out(rgb_hidden) + 16 * wide; }
+
+    // From the canonical matrices, by all threads of a block.
+    __device__ static void load(const half* canonical, int n_encoded, int rgb_hidden, half* shared) {
+        auto copy = [&](int rows, int columns, int stride, half* to) {
+            for (int i = threadIdx.x; i < rows * columns; i += blockDim.x)
+                to[i / columns * stride + i % columns] = canonical[i];
+            canonical += rows * columns;
+        };
+        if (n_encoded < fused_encoded)
+            for (int i = threadIdx.x; i < Width * narrow; i += blockDim.x) shared[density_hidden + i] = half(0.0f);
+        if (n_encoded < fused_encoded) __syncthreads();
+        copy(Width, n_encoded, narrow, shared + density_hidden);
+        copy(16, Width, wide, shared + density_out);
+        copy(Width, 32, narrow, shared + rgb_first);
+        if (rgb_hidden > 1) copy(Width, Width, wide, shared + rgb_next);
+        copy(16, Width, wide, shared + rgb_out(rgb_hidden));
+    }
+};
+
+// Spherical harmonics of a unit direction as halves, 16 of them to `row` (16-byte aligned).
+__device__ __forceinline__ void store_harmonics(Vec3 direction, half* row) {
+    // What the network sees is (d+1)/2 (D.3); the basis takes it back.
+    float sh[16];
+    sh_basis(4, direction, sh);
+    uint32_t packed[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) packed[i] = pack_halves(sh[2 * i], sh[2 * i + 1]);
+    auto* to = reinterpret_cast<uint4*>(row);
+    to[0] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+    to[1] = make_uint4(packed[4], packed[5], packed[6], packed[7]);
+}
+
+template <int Width>
+class FusedNetwork {
+    using Weights = FusedWeights<Width>;
+    static constexpr int row_tiles = 2; // 32 samples
+    static constexpr int harmonics_stride = 16 + fused_row_padding;
+
+    // What a warp stages for its samples.
+    struct alignas(16) Staging {
+        half encoded[32 * Weights::narrow];
+        half harmonics[32 * harmonics_stride];
+        RawSample out[32];
+    };
+
+  public:
+    static constexpr int threads = 128;
+
+    static int64_t shared_bytes(const ModelView& m) {
+        return weight_bytes(m.rgb.n_layers - 1) + int64_t(threads / 32) * int64_t(sizeof(Staging));
+    }
+    static int64_t scratch_bytes(const ModelView&) { return 0; }
+
+    __device__ FusedNetwork(const ModelView& model, char* shared, char*) : model_(model), lane_(threadIdx.x & 31) {
+        weights_ = reinterpret_cast<half*>(shared);
+        staging_ = reinterpret_cast<Staging*>(shared + weight_bytes(rgb_hidden())) + threadIdx.x / 32;
+        Weights::load(model.weights, model.n_encoded, rgb_hidden(), weights_);
+        __syncthreads();
+    }
+
+    __device__ RawSample evaluate(Vec3 x, Vec3 direction) {
+        __syncwarp();
+        encode(x);
+        store_harmonics(direction, staging_->harmonics + lane_ * harmonics_stride);
+        __syncwarp();
+        Fragment hidden[row_tiles][Width / 16], rgb_in[row_tiles][2];
+        density_hidden(hidden);
+        float raw[row_tiles][2];
+        density_out(hidden, raw, rgb_in);
+#pragma unroll
+        for (int m = 0; m < row_tiles; ++m)
+            rgb_in[m][1] = load_left(staging_->harmonics, harmonics_stride, 16 * m, 0, lane_);
+        layer_forward<row_tiles, 32, Width>(weights_ + Weights::rgb_first, Weights::narrow, rgb_in, hidden, true,
+                                            lane_);
+        if (rgb_hidden() > 1) {
+            Fragment next[row_tiles][Width / 16];
+            layer_forward<row_tiles, Width, Width>(weights_ + Weights::rgb_next, Weights::wide, hidden, next, true,
+                                                   lane_);
+#pragma unroll
+            for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+                for (int k = 0; k < Width / 16; ++k) hidden[m][k] = next[m][k];
+        }
+        float sum[row_tiles][4] = {}; // only the first eight outputs: three are used
+        const half* out_weights = weights_ + Weights::rgb_out(rgb_hidden());
+#pragma unroll
+        for (int k = 0; k < Width / 16; ++k) {
+            const Fragment w = load_right_by_columns(out_weights, Weights::wide, 16 * k, 0, lane_);
+#pragma unroll
+            for (int m = 0; m < row_tiles; ++m) multiply_add(sum[m], hidden[m][k], w.r[0], w.r[1]);
+        }
+        const int g = lane_ >> 2, t = lane_ & 3;
+#pragma unroll
+        for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                RawSample& out = staging_->out[16 * m + 8 * h + g];
+                if (t == 0) {
+                    out.rgb[0] = sum[m][2 * h];
+                    out.rgb[1] = sum[m][2 * h + 1];
+                    out.density = raw[m][h];
+                }
+                if (t == 1) out.rgb[2] = sum[m][2 * h];
+            }
+        __syncwarp();
+        return staging_->out[lane_];
+    }
+
+    __device__ float density(Vec3 x) {
+        __syncwarp();
+        encode(x);
+        __syncwarp();
+        Fragment hidden[row_tiles][Width / 16];
+        density_hidden(hidden);
+        float raw[row_tiles][2];
+        Fragment unused[row_tiles][2];
+        density_out(hidden, raw, unused);
+        if ((lane_ & 3) == 0)
+#pragma unroll
+            for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+                for (int h = 0; h < 2; ++h) staging_->out[16 * m + 8 * h + (lane_ >> 2)].density = raw[m][h];
+        __syncwarp();
+        return staging_->out[lane_].density;
+    }
+
+    // Follows evaluate() or density() of the same x, whose encodings are still staged.
+    __device__ Vec3 density_gradient(Vec3 x, float finest_scale) {
+        Fragment d_hidden[row_tiles][Width / 16], d_encoded[row_tiles][2];
+        density_hidden(d_hidden);
+        const half* out_row = weights_ + Weights::density_out; // of output 0, whose gradient is 1
+#pragma unroll
+        for (int k = 0; k < Width / 16; ++k)
+#pragma unroll
+            for (int r = 0; r < 4; ++r) {
+                const uint32_t w =
+                    *reinterpret_cast<const uint32_t*>(out_row + 16 * k + 2 * (lane_ & 3) + 8 * (r >> 1));
+#pragma unroll
+                for (int m = 0; m < row_tiles; ++m) d_hidden[m][k].r[r] = where_positive(w, d_hidden[m][k].r[r]);
+            }
+        layer_backward<row_tiles, Width, 2>(weights_ + Weights::density_hidden, Weights::narrow, d_hidden, d_encoded,
+                                            lane_);
+        __syncwarp();
+#pragma unroll
+        for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+            for (int n = 0; n < 2; ++n)
+                store_fragment(d_encoded[m][n], staging_->encoded, Weights::narrow, 16 * m, 16 * n, lane_);
+        __syncwarp();
+        const half* d = staging_->encoded + lane_ * Weights::narrow;
+        if (model_.grid.n_features == 4) return position_gradient<4>(x, d, finest_scale);
+        return position_gradient<2>(x, d, finest_scale);
+    }
+
+    // The encodings of the warp's samples in the last evaluate() or density(), to rows of fused_encoded halves; only
+    // the first n rows are written.
+    __device__ void store_encodings(half* rows, int n) const {
+        constexpr int pieces = fused_encoded / 8; // of 16 bytes
+#pragma unroll
+        for (int i = 0; i < pieces; ++i) {
+            const int row = (lane_ + 32 * i) / pieces, piece = (lane_ + 32 * i) % pieces;
+            if (row < n)
+                reinterpret_cast<uint4*>(rows)[row * pieces + piece] =
+                    *reinterpret_cast<const uint4*>(staging_->encoded + row * Weights::narrow + 8 * piece);
+        }
+    }
+
+  private:
+    __host__ __device__ static int64_t weight_bytes(int rgb_hidden) {
+        return (int64_t(Weights::size(rgb_hidden)) * 2 + 127) / 128 * 128;
+    }
+    __device__ int rgb_hidden() const { return model_.rgb.n_layers - 1; }
+
+    __device__ void encode(Vec3 x) {
+        half* row = staging_->encoded + lane_ * Weights::narrow;
+        if (model_.grid.n_features == 4)
+            encode_levels<4>(x, row);
+        else
+            encode_levels<2>(x, row);
+    }
+    template <int F>
+    __device__ void encode_levels(Vec3 x, half* row) const {
+        const int n = model_.grid.n_levels;
+#pragma unroll 2
+        for (int l = 0; l < n; ++l) {
+            float value[F];
+            interpolate<F>(model_.grid, l, model_.encoding, x, value);
+            if constexpr (F == 4)
+                *reinterpret_cast<uint2*>(row + 4 * l) =
+                    make_uint2(pack_halves(value[0], value[1]), pack_halves(value[2], value[3]));
+            else
+                *reinterpret_cast<uint32_t*>(row + 2 * l) = pack_halves(value[0], value[1]);
+        }
+        for (int i = n * F; i < fused_encoded; i += 2) *reinterpret_cast<uint32_t*>(row + i) = 0;
+    }
+    template <int F>
+    __device__ Vec3 position_gradient(Vec3 x, const half* d, float finest_scale) const {
+        Vec3 sum;
+        for (int l = 0; l < model_.grid.n_levels; ++l) {
+            if (l > 0 && model_.grid.levels[l].scale > finest_scale) continue;
+            float g[F];
+#pragma unroll
+            for (int f = 0; f < F; ++f) g[f] = __half2float(d[F * l + f]);
+            sum += level_position_gradient<F>(model_.grid, l, model_.encoding, x, g);
+        }
+        return sum;
+    }
+
+    __device__ void density_hidden(Fragment (&hidden)[row_tiles][Width / 16]) const {
+        Fragment in[row_tiles][2];
+#pragma unroll
+        for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+            for (int k = 0; k < 2; ++k) in[m][k] = load_left(staging_->encoded, Weights::narrow, 16 * m, 16 * k, lane_);
+        layer_forward<row_tiles, 32, Width>(weights_ + Weights::density_hidden, Weights::narrow, in, hidden, true,
+                                            lane_);
+    }
+    // raw: output 0 of rows g and g + 8, valid where lane % 4 is 0; all sixteen outputs become rgb_in[.][0].
+    __device__ void density_out(const Fragment (&hidden)[row_tiles][Width / 16], float (&raw)[row_tiles][2],
+                                Fragment (&rgb_in)[row_tiles][2]) const {
+        float sum[row_tiles][2][4] = {};
+#pragma unroll
+        for (int k = 0; k < Width / 16; ++k) {
+            const Fragment w = load_right_by_columns(weights_ + Weights::density_out, Weights::wide, 16 * k, 0, lane_);
+#pragma unroll
+            for (int m = 0; m < row_tiles; ++m) {
+                multiply_add(sum[m][0], hidden[m][k], w.r[0], w.r[1]);
+                multiply_add(sum[m][1], hidden[m][k], w.r[2], w.r[3]);
+            }
+        }
+#pragma unroll
+        for (int m = 0; m < row_tiles; ++m) {
+            raw[m][0] = sum[m][0][0];
+            raw[m][1] = sum[m][0][2];
+            rgb_in[m][0] = to_fragment(sum[m][0], sum[m][1]);
+        }
+    }
+
+    const ModelView& model_;
+    half* weights_;
+    Staging* staging_;
+    int lane_;
+};
+
+} // namespace ngp::cuda

@@ -1,0 +1,168 @@
+// One level of a grid encoding for one sample: the entries of its cell, their weights, the interpolated features and
+// their gradient with respect to the position. Cells are those of the CPU (cpu/encoding.h), bit for bit.
+//
+// Tables are halves, arithmetic is float32. Functions that read a table are templates over the number of features F of
+// an entry (1, 2, 4 or 8), which are loaded by one instruction: the table is aligned to an entry's size.
+#pragma once
+
+#include "model.cuh"
+
+#include <cstring>
+
+// Unrolls the loop that follows. The host's compiler, which sees NGP_HD functions too, doesn't know the pragma.
+#if defined(__CUDA_ARCH__)
+#define NGP_UNROLL _Pragma("unroll")
+#else
+#define NGP_UNROLL
+#endif
+
+namespace ngp::cuda {
+
+// Word that holds N halves.
+template <int N>
+struct HalfWord;
+template <>
+struct HalfWord<1> {
+    using type = unsigned short;
+};
+template <>
+struct HalfWord<2> {
+    using type = unsigned int;
+};
+template <>
+struct HalfWord<4> {
+    using type = uint2;
+};
+template <>
+struct HalfWord<8> {
+    using type = uint4;
+};
+
+// N halves at `p`, which is aligned to their size, by one load; through the read-only cache, since no kernel that
+// evaluates the field writes parameters.
+template <int N>
+NGP_HD void load_halves(const half* p, float* v) {
+    using Word = typename HalfWord<N>::type;
+#if defined(__CUDA_ARCH__)
+    const Word word = __ldg(reinterpret_cast<const Word*>(p));
+#else
+    Word word;
+    memcpy(&word, p, sizeof word);
+#endif
+    half h[N];
+    memcpy(static_cast<void*>(h), &word, sizeof word);
+    NGP_UNROLL
+    for (int i = 0; i < N; ++i) v[i] = __half2float(h[i]);
+}
+
+// The corners of the cell that a sample is in. Bit 0 of a corner's number: x+1, bit 1: y+1, bit 2: z+1.
+struct LevelCell {
+    uint32_t entry[8]; // relative to the level's offset
+    float fraction[3];
+};
+
+// `x` is in the unit cube.
+NGP_HD LevelCell find_cell(const GridLevel& level, GridType type, Vec3 x) {
+    LevelCell c;
+    const uint32_t resolution = level.resolution, entries = level.entries;
+    const bool hashed = level.hashed != 0;
+    const uint32_t stride[3] = {1u, hashed ? 2654435761u : resolution, hashed ? 805459861u : resolution * resolution};
+    uint32_t low[3], high[3];
+    NGP_UNROLL
+    for (int d = 0; d < 3; ++d) {
+        low[d] = grid_cell(level.scale, x[d], c.fraction[d]) * stride[d];
+        high[d] = low[d] + stride[d];
+    }
+    // What grid_entry() computes, but without a division where none is needed: a hashed level has a power of two of
+    // entries, and a dense index exceeds their number by less than that number (corners reach `resolution`).
+    NGP_UNROLL
+    for (int k = 0; k < 8; ++k) {
+        const uint32_t i = k & 1 ? high[0] : low[0], j = k & 2 ? high[1] : low[1], l = k & 4 ? high[2] : low[2];
+        if (hashed) {
+            c.entry[k] = (i ^ j ^ l) & (entries - 1);
+        } else {
+            const uint32_t index = i + j + l;
+            if (type == GridType::Tiled)
+                c.entry[k] = index % entries;
+            else
+                c.entry[k] = index >= entries ? index - entries : index;
+        }
+    }
+    return c;
+}
+
+NGP_HD void corner_weights(Interpolation mode, const LevelCell& cell, float (&weight)[8]) {
+    float high[3], low[3];
+    NGP_UNROLL
+    for (int d = 0; d < 3; ++d) {
+        high[d] = interpolation_weight(mode, cell.fraction[d]);
+        low[d] = 1.0f - high[d];
+    }
+    NGP_UNROLL
+    for (int k = 0; k < 8; ++k)
+        weight[k] = (k & 1 ? high[0] : low[0]) * (k & 2 ? high[1] : low[1]) * (k & 4 ? high[2] : low[2]);
+}
+
+// Interpolated features of a level; `table` is the grid's.
+template <int F>
+NGP_HD void interpolate(const GridLevel& level, GridType type, Interpolation mode, const half* table, Vec3 x,
+                        float (&out)[F]) {
+    const half* level_table = table + size_t(level.offset) * F;
+    const LevelCell cell = find_cell(level, type, x);
+    float entry[8][F], weight[8];
+    NGP_UNROLL
+    for (int k = 0; k < 8; ++k) load_halves<F>(level_table + size_t(cell.entry[k]) * F, entry[k]);
+    corner_weights(mode, cell, weight);
+    NGP_UNROLL
+    for (int f = 0; f < F; ++f) out[f] = 0.0f;
+    NGP_UNROLL
+    for (int k = 0; k < 8; ++k) {
+        NGP_UNROLL
+        for (int f = 0; f < F; ++f) out[f] += weight[k] * entry[k][f];
+    }
+}
+template <int F>
+NGP_HD void interpolate(const GridShape& grid, int l, const half* table, Vec3 x, float (&out)[F]) {
+    interpolate<F>(grid.levels[l], grid.type, grid.interpolation, table, x, out);
+}
+
+// Gradient of dot(d_out, features of the level) with respect to the position.
+template <int F>
+NGP_HD Vec3 level_position_gradient(const GridLevel& level, GridType type, Interpolation mode, const half* table,
+                                    Vec3 x, const float (&d_out)[F]) {
+    const half* level_table = table + size_t(level.offset) * F;
+    const LevelCell cell = find_cell(level, type, x);
+    float value[8]; // dot(d_out, entry) of each corner
+    NGP_UNROLL
+    for (int k = 0; k < 8; ++k) {
+        float entry[F];
+        load_halves<F>(level_table + size_t(cell.entry[k]) * F, entry);
+        value[k] = 0.0f;
+        NGP_UNROLL
+        for (int f = 0; f < F; ++f) value[k] += d_out[f] * entry[f];
+    }
+    float weight[3], slope[3];
+    NGP_UNROLL
+    for (int d = 0; d < 3; ++d) {
+        weight[d] = interpolation_weight(mode, cell.fraction[d]);
+        slope[d] = level.scale * interpolation_weight_derivative(mode, cell.fraction[d]);
+    }
+    Vec3 gradient;
+    NGP_UNROLL
+    for (int d = 0; d < 3; ++d) { // differences along d, interpolated along the other two
+        const int u = (d + 1) % 3, v = (d + 2) % 3;
+        const int axis = 1 << d, bit_u = 1 << u, bit_v = 1 << v;
+        const float a =
+            (value[axis] - value[0]) * (1.0f - weight[u]) + (value[axis | bit_u] - value[bit_u]) * weight[u];
+        const float b = (value[axis | bit_v] - value[bit_v]) * (1.0f - weight[u]) +
+                        (value[axis | bit_u | bit_v] - value[bit_u | bit_v]) * weight[u];
+        gradient[d] = slope[d] * (a * (1.0f - weight[v]) + b * weight[v]);
+    }
+    return gradient;
+}
+template <int F>
+NGP_HD Vec3 level_position_gradient(const GridShape& grid, int l, const half* table, Vec3 x, const float (&d_out)[F]) {
+    return level_position_gradient<F>(grid.levels[l], grid.type, grid.interpolation, table, x, d_out);
+}
+
+} // namespace ngp::cuda

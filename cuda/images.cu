@@ -1,0 +1,47 @@
+#include "images.cuh"
+
+#include <cstring>
+#include <ngp/core/parallel.h>
+
+namespace ngp::cuda {
+
+namespace {
+
+constexpr int64_t alignment = 256;
+
+int64_t bytes_of(const ImageView& image) {
+    return int64_t(image.width) * image.height * image.channels * (image.type == PixelType::U8 ? 1 : 4);
+}
+
+} // namespace
+
+DeviceImages::DeviceImages(Context& context, const std::vector<TrainingView>& views, int64_t budget) {
+    std::vector<int64_t> begin;
+    int64_t total = 0;
+    for (const TrainingView& v : views) {
+        begin.push_back(total);
+        total += (bytes_of(v.image) + alignment - 1) / alignment * alignment;
+    }
+    if (views.empty()) return;
+    on_device_ = total <= budget;
+    uint8_t* base;
+    if (on_device_) {
+        pixels_ = {context, total, "training images"};
+        base = pixels_.data();
+        for (size_t i = 0; i < views.size(); ++i)
+            pixels_.upload(static_cast<const uint8_t*>(views[i].image.pixels), bytes_of(views[i].image), begin[i]);
+    } else {
+        pinned_ = PinnedArray<uint8_t>(total);
+        base = pinned_.data();
+        parallel_for(int64_t(views.size()), [&](int64_t i, int) {
+            std::memcpy(base + begin[size_t(i)], views[size_t(i)].image.pixels,
+                        size_t(bytes_of(views[size_t(i)].image)));
+        });
+    }
+    std::vector<TrainingView> placed = views;
+    for (size_t i = 0; i < views.size(); ++i) placed[i].image.pixels = base + begin[i];
+    views_ = {context, int64_t(placed.size()), "training views"};
+    views_.upload(placed);
+}
+
+} // namespace ngp::cuda

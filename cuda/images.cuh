@@ -1,0 +1,29 @@
+// Training views on the device.
+#pragma once
+
+#include "memory.cuh"
+
+#include <ngp/stages/scene.h>
+
+namespace ngp::cuda {
+
+// Pixels as they were given (8-bit images stay 8-bit): on the device, or, if they would take more than `budget` bytes
+// of it, in page-locked host memory, from which kernels fetch the pixels that they sample.
+class DeviceImages {
+  public:
+    DeviceImages() = default;
+    DeviceImages(Context& context, const std::vector<TrainingView>& views, int64_t budget);
+
+    const TrainingView* views() const { return views_.data(); } // on the device
+    int n_views() const { return int(views_.size()); }
+    bool on_device() const { return on_device_; }
+    int64_t host_bytes() const { return pinned_.size(); }
+
+  private:
+    DeviceArray<TrainingView> views_;
+    DeviceArray<uint8_t> pixels_;
+    PinnedArray<uint8_t> pinned_;
+    bool on_device_ = true;
+};
+
+} // namespace ngp::cuda

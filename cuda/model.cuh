@@ -1,0 +1,79 @@
+// The radiance field as kernels see it, and what a network policy offers.
+//
+// Kernels that evaluate the field (training's forward pass, queries, occupancy updates, rendering) are templates over a
+// network policy:
+//   FusedNetwork<Width>  (fused_network.cuh)   common shapes: a warp evaluates 32 samples on the tensor cores, weights
+//   in
+//                                              shared memory, activations in registers
+//   GeneralNetwork       (general_network.cuh) every other shape: a thread evaluates its sample by itself
+//
+// A policy `Net` has
+//   static constexpr int threads;             // of a block
+//   static int64_t shared_bytes(const ModelView&);   // dynamic shared memory of a block
+//   static int64_t scratch_bytes(const ModelView&);  // global memory a thread needs
+//   __device__ Net(const ModelView& model, char* shared, char* scratch); // by all threads of a block, which it
+//                                                           // synchronises; `shared` is 128-byte aligned
+//   __device__ RawSample evaluate(Vec3 x, Vec3 direction);  // by all lanes of a warp, each with a sample of its own;
+//                                                           // x: position in the unit cube, clamped to it
+//   __device__ float density(Vec3 x);                       // raw density alone
+//   __device__ Vec3 density_gradient(Vec3 x, float finest_scale); // of the raw density with respect to x, where levels
+//                                                           // with scale > finest_scale count as constant
+//   __device__ void store_encoding(half* row);              // the lane's encoding in the last evaluate() or density(),
+//                                                           // n_out_padded values (FusedNetwork only)
+// Lanes without a sample pass any finite position.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <ngp/stages/compositing.h>
+#include <ngp/stages/encoding.h>
+#include <ngp/stages/mlp.h>
+
+namespace ngp::cuda {
+
+using half = __half;
+
+// The levels of one grid, small enough for a kernel's parameters.
+struct GridShape {
+    GridLevel levels[max_grid_levels];
+    int n_levels = 0, n_features = 0;
+    GridType type = GridType::Hash;
+    Interpolation interpolation = Interpolation::Linear;
+};
+
+struct ModelView {
+    GridShape grid;                          // the first grid of the position encoding
+    const EncodingShape* position = nullptr; // on the device; for GeneralNetwork
+    const EncodingShape* direction = nullptr;
+    int n_encoded = 0; // position->n_out_padded
+    MlpShape density, rgb;
+    const half* encoding = nullptr; // parameters of the position encoding
+    const half* weights = nullptr;  // matrices of the density network, then of the rgb network, row-major [out][in]
+    Vec3 box_min{0, 0, 0}, inverse_size{1, 1, 1};
+    Activation rgb_activation = Activation::Logistic;
+    Activation density_activation = Activation::Exponential;
+
+    // Into the unit cube; NaN becomes 0, since cells are computed from the result without further checks.
+    NGP_HD Vec3 unit(Vec3 p) const {
+        const Vec3 x = (p - box_min) * inverse_size;
+        auto clamped = [](float v) { return v > 0.0f ? min_of(v, 1.0f) : 0.0f; };
+        return {clamped(x.x), clamped(x.y), clamped(x.z)};
+    }
+};
+
+// Whether FusedNetwork covers the model.
+inline bool fused(const EncodingShape& position, const EncodingShape& direction, const MlpShape& density,
+                  const MlpShape& rgb) {
+    const EncodingPart& grid = position.parts[0];
+    const EncodingPart& sh = direction.parts[0];
+    const bool one_grid = position.n_parts == 1 && grid.kind == EncodingKind::Grid && grid.n_features <= 4 &&
+                          grid.n_features >= 2 && position.n_out_padded <= 32;
+    const bool harmonics =
+        direction.n_parts == 1 && sh.kind == EncodingKind::SphericalHarmonics && direction.n_out_padded == 16;
+    const int w = density.width;
+    const bool width = w == rgb.width && (w == 16 || w == 32 || w == 64 || w == 128);
+    return one_grid && harmonics && width && density.n_layers == 2 && rgb.n_layers >= 2 && rgb.n_layers <= 3 &&
+           density.hidden_relu && rgb.hidden_relu && density.n_out == 16 && rgb.n_out == 16 && rgb.n_in == 32 &&
+           density.n_in == position.n_out_padded;
+}
+
+} // namespace ngp::cuda

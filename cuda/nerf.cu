@@ -1,0 +1,573 @@
+// The CUDA engine of the NeRF task.
+#include "device_model.cuh"
+#include "for_each.cuh"
+#include "images.cuh"
+#include "occupancy.cuh"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace ngp::cuda {
+
+namespace {
+
+constexpr int initial_rays_divisor = 512; // first step: batch/512 rays, since every cell is still occupied
+constexpr uint32_t n_results = 64;        // of the last steps
+constexpr int64_t points_per_launch = 1 << 20;
+// Device memory that images leave free if nothing better is known: a base model with its optimizer, and buffers.
+constexpr int64_t default_reserve = int64_t(600) << 20;
+
+enum RandomStream : uint64_t { params_stream = 1, rays_stream = 2, occupancy_stream = 3 };
+
+// Memory of training steps of one batch size.
+class StepBuffers {
+  public:
+    StepBuffers(Context& context, int64_t batch_size, bool keep_encodings, StepState* state) : batch_size_(batch_size) {
+        view_.state = state;
+        // A few times as many samples are marched as contribute; more where a batch is small and rays are few.
+        view_.sample_capacity = std::max<int64_t>(4 * batch_size, 1 << 17);
+        view_.batch_capacity = batch_size + batch_size / 4;
+        view_.max_rays = std::max<int64_t>(batch_size, 256);
+        const int64_t tiles = (view_.max_rays + rays_per_tile - 1) / rays_per_tile;
+        rays_ = {context, view_.max_rays, "rays"};
+        spans_ = {context, view_.max_rays, "rays"};
+        samples_ = {context, view_.sample_capacity, "samples"};
+        if (keep_encodings) encodings_ = {context, view_.sample_capacity * fused_encoded, "encodings"};
+        raw_ = {context, view_.sample_capacity, "samples"};
+        contributing_ = {context, view_.batch_capacity, "samples"};
+        d_raw_ = {context, view_.batch_capacity, "gradients"};
+        scans_ = {context, 2 * tiles, "rays"};
+        tile_loss_ = {context, tiles, "rays"};
+        scans_.zero();
+        view_.rays = rays_.data();
+        view_.spans = spans_.data();
+        view_.samples = samples_.data();
+        view_.encodings = encodings_.data();
+        view_.raw = raw_.data();
+        view_.contributing = contributing_.data();
+        view_.d_raw = d_raw_.data();
+        view_.march_scan = scans_.data();
+        view_.composite_scan = scans_.data() + tiles;
+        view_.tile_loss = tile_loss_.data();
+    }
+    const StepView& view() const { return view_; }
+    int64_t batch_size() const { return batch_size_; }
+
+  private:
+    int64_t batch_size_;
+    StepView view_;
+    DeviceArray<TrainingRay> rays_;
+    DeviceArray<RaySpan> spans_;
+    DeviceArray<Sample> samples_;
+    DeviceArray<half> encodings_;
+    DeviceArray<RawSample> raw_, d_raw_;
+    DeviceArray<uint32_t> contributing_;
+    DeviceArray<unsigned long long> scans_;
+    DeviceArray<float> tile_loss_;
+};
+
+// A captured step.
+class StepGraph {
+  public:
+    StepGraph() = default;
+    StepGraph(const StepGraph&) = delete;
+    ~StepGraph() { clear(); }
+    void clear() {
+        if (graph_) cudaGraphExecDestroy(graph_);
+        graph_ = nullptr;
+    }
+    bool captured() const { return graph_ != nullptr; }
+    void launch(cudaStream_t stream) const { check(cudaGraphLaunch(graph_, stream), "launch of a training step"); }
+
+    template <typename Launches>
+    void capture(cudaStream_t stream, const Launches& launches) {
+        clear();
+        // Thread-local: other threads may go on allocating on this or other devices.
+        check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture of a training step");
+        cudaGraph_t graph = nullptr;
+        try {
+            launches();
+        } catch (...) {
+            cudaStreamEndCapture(stream, &graph);
+            if (graph) cudaGraphDestroy(graph);
+            throw;
+        }
+        check(cudaStreamEndCapture(stream, &graph), "capture of a training step");
+        const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+        cudaGraphDestroy(graph);
+        check(status, "instantiation of a training step");
+    }
+
+  private:
+    cudaGraphExec_t graph_ = nullptr;
+};
+
+class CudaNerfEngine final : public NerfEngine {
+  public:
+    explicit CudaNerfEngine(const CudaOptions& options)
+        : options_of_device_(options), context_(options.device, options.max_bytes) {
+        const DeviceGuard guard(context_.device());
+        state_ = {context_, 1, "counters"};
+        ticket_ = {context_, 1, "counters"};
+        results_ = PinnedArray<StepResult>(n_results);
+        for (cudaEvent_t& e : in_flight_) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "event");
+        for (cudaEvent_t& e : stage_events_) check(cudaEventCreate(&e), "event");
+        write_state({});
+    }
+    ~CudaNerfEngine() override {
+        int previous = 0;
+        cudaGetDevice(&previous);
+        cudaSetDevice(context_.device());
+        cudaStreamSynchronize(context_.stream());
+        graph_.clear();
+        for (cudaEvent_t e : in_flight_) cudaEventDestroy(e);
+        for (cudaEvent_t e : stage_events_) cudaEventDestroy(e);
+        cudaSetDevice(previous);
+    }
+
+    void set_views(std::vector<TrainingView> views) override {
+        const DeviceGuard guard(context_.device());
+        context_.wait();
+        graph_.clear();
+        images_ = {}; // room for the new ones
+        n_images_seen_ = 0;
+        images_ = DeviceImages(context_, views, std::max<int64_t>(0, context_.available() - reserve()));
+    }
+
+    void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) override {
+        const DeviceGuard guard(context_.device());
+        const NerfModelShape shape = nerf_model_shape(config, aabb_scale); // raises before anything changes
+        int n_cascades = 1;
+        while ((1 << (n_cascades - 1)) < aabb_scale) ++n_cascades;
+        const float half_size = 0.5f * float(aabb_scale);
+        const Aabb box{splat3(0.5f - half_size), splat3(0.5f + half_size)};
+        context_.wait();
+        graph_.clear();
+        buffers_.reset();
+        // Built aside, so that a network for which there is no room leaves the old one in place.
+        auto model =
+            std::make_unique<DeviceModel>(context_, shape, config.optimizer, box, options_of_device_.deterministic);
+        auto occupancy = std::make_unique<DeviceOccupancy>(context_, n_cascades);
+        model_ = std::move(model);
+        occupancy_ = std::move(occupancy);
+        seed_ = seed;
+        write_state({});
+        occupancy_updates_ = 0;
+        n_images_seen_ = 0;
+        host_occupancy_.resize(n_cascades);
+        host_occupancy_fresh_ = true;
+        set_params(initial_nerf_params(shape, seed));
+    }
+
+    const NerfModelShape& shape() const override {
+        static const NerfModelShape none{};
+        return model_ ? model_->shape() : none;
+    }
+
+    void train_step(const NerfTrainOptions& options, int64_t batch_size) override {
+        if (images_.n_views() == 0) fail("there are no training images; load a scene or call set_images() first");
+        const DeviceGuard guard(context_.device());
+        prepare(options, batch_size);
+        if (profiling_)
+            training_step(*this, plan_);
+        else
+            launch_graph();
+        const cudaEvent_t done = in_flight_[step_ % in_flight_.size()];
+        check(cudaEventRecord(done, context_.stream()), "event");
+        ++step_;
+        averaged_fresh_ = false;
+        if (profiling_) add_stage_times();
+    }
+
+    StepResult last_step() override {
+        const DeviceGuard guard(context_.device());
+        context_.wait();
+        return step_ == first_step_ ? StepResult{} : results_.data()[(step_ - 1) % n_results];
+    }
+
+    // --- execution policy of training_step -----------------------------------------------------------------------
+
+    void update_occupancy(const StepPlan& plan) {
+        mark(Stage::Begin);
+        if (plan.occupancy.initial || plan.n_images != n_images_seen_) {
+            occupancy_->mark_visible(scene(), plan.n_images, plan.occupancy.initial);
+            n_images_seen_ = plan.n_images;
+        }
+        Pcg32 rng = Pcg32::seeded(seed_, occupancy_stream);
+        rng.advance(uint64_t(occupancy_updates_) << 32);
+        DrawOccupancySample uniform{occupancy_->values_on_device(),
+                                    occupancy_->n_cascades(),
+                                    occupancy_updates_,
+                                    plan.occupancy.uniform_samples,
+                                    never_seen * 0.01f,
+                                    rng,
+                                    false,
+                                    nullptr,
+                                    nullptr};
+        DrawOccupancySample occupied = uniform;
+        occupied.n = plan.occupancy.occupied_samples;
+        occupied.threshold = occupancy_threshold;
+        occupied.around = plan.occupancy.around;
+        occupied.rng.advance(uint64_t(1) << 31);
+        model_->functions().occupancy(context_,
+                                      {trained(), model_->scratch(), uniform, occupied, occupancy_->fresh_on_device()});
+        occupancy_->apply(plan.occupancy.decay, visits_by_training() && !plan.occupancy.initial, state_.data());
+        ++occupancy_updates_;
+        host_occupancy_fresh_ = false;
+        mark(Stage::Occupancy);
+    }
+
+    // Rays, samples, networks and gradients of a step.
+    void rays_to_gradients(const StepPlan& plan) {
+        mark(Stage::Begin);
+        const StepView step = step_view();
+        SampleTrainingRays sample = plan.sample;
+        sample.scene = scene();
+        launch_march(context_, step, sample, occupancy_->view());
+        mark(Stage::March);
+        model_->functions().forward_samples(context_, {trained(), model_->scratch(), step.samples, step.rays,
+                                                       &step.state->n_samples, step.encodings, step.raw, step.visited,
+                                                       occupancy_->n_cascades() - 1});
+        mark(Stage::Forward);
+        launch_composite(context_, step, plan.composite);
+        mark(Stage::Composite);
+        model_->launch_backward(trained(), source());
+        mark(Stage::Backward);
+    }
+    void scatter_gradients(const StepPlan&) {
+        model_->launch_scatter_gradients(source());
+        mark(Stage::Scatter);
+    }
+    void optimize(const StepPlan& plan) {
+        const NerfOptimizer::Trained trained{options_.train_network, options_.train_encoding};
+        model_->optimizer().launch(state_.data(), model_->gradient_blocks(), trained);
+        launch_finish(context_, step_view(), plan.batch_size, trained, results_.data(), n_results);
+        mark(Stage::Optimizer);
+    }
+    StepResult result() const { return {}; } // on its way: last_step() waits for it
+
+    // --- rendering and queries -----------------------------------------------------------------------------------
+
+    void render(const FrameRequest& r, FramePixel* pixels) override {
+        const DeviceGuard guard(context_.device());
+        const DeviceArray<FramePixel>& frame = render_on_device(r);
+        frame.download(pixels, int64_t(r.camera.width) * r.camera.height);
+    }
+
+    void render_display(const FrameRequest& r, const DisplayOptions& display, float* rgba, float* depth) override {
+        const DeviceGuard guard(context_.device());
+        const DeviceArray<FramePixel>& frame = render_on_device(r);
+        const int64_t n = int64_t(r.camera.width) * r.camera.height;
+        reserve_array(display_, n * (depth ? 5 : 4), "the picture");
+        float* const device_depth = depth ? display_.data() + 4 * n : nullptr;
+        for_each(context_.stream(), n, FinishPixel{display, frame.data(), display_.data(), device_depth});
+        display_.download(rgba, 4 * n);
+        if (depth) display_.download(depth, n, 4 * n);
+    }
+
+    void evaluate(const Vec3* positions, const Vec3* directions, int64_t n, RawSample* out) override {
+        const DeviceGuard guard(context_.device());
+        refresh_averaged();
+        const int64_t chunk = std::min(n, points_per_launch);
+        DeviceArray<Vec3> p(context_, chunk, "query points"), d(context_, directions ? chunk : 0, "query points");
+        DeviceArray<RawSample> raw(context_, chunk, "query results");
+        for (int64_t begin = 0; begin < n; begin += chunk) {
+            const int64_t m = std::min(chunk, n - begin);
+            p.upload(positions + begin, m);
+            if (directions) d.upload(directions + begin, m);
+            PointsJob job{};
+            job.model = model_->averaged(Activation::Logistic, Activation::Exponential);
+            job.scratch = model_->scratch();
+            job.positions = p.data();
+            job.directions = d.data();
+            job.n = m;
+            job.out = raw.data();
+            model_->functions().points(context_, job);
+            raw.download(out + begin, m);
+        }
+    }
+
+    std::vector<float> params() override {
+        const DeviceGuard guard(context_.device());
+        const StepState s = read_state();
+        return model_->optimizer().averaged(s.matrix_steps, s.encoding_steps);
+    }
+    void set_params(const std::vector<float>& params) override {
+        NGP_CHECK_EQ(params.size(), shape().n_params());
+        const DeviceGuard guard(context_.device());
+        model_->optimizer().set_params(params);
+        StepState s = read_state();
+        s.matrix_steps = s.encoding_steps = 0;
+        write_state(s);
+        averaged_fresh_ = false;
+    }
+    NerfTrainState train_state() const override {
+        const DeviceGuard guard(context_.device());
+        NerfTrainState t;
+        if (!model_) return t;
+        const StepState s = read_state();
+        t.params = model_->optimizer().params();
+        t.optimizer = model_->optimizer().state();
+        t.optimizer.matrix_steps = s.matrix_steps;
+        t.optimizer.encoding_steps = s.encoding_steps;
+        t.step = s.step;
+        t.rays_per_batch = s.n_rays;
+        t.rays_of_last_batch = rays_of_batch_;
+        t.occupancy_updates = occupancy_updates_;
+        t.occupancy_fresh = occupancy_->fresh();
+        t.n_images_seen = n_images_seen_;
+        t.loss = step_ == first_step_ ? restored_loss_ : results_.data()[(step_ - 1) % n_results].loss;
+        return t;
+    }
+    void set_train_state(const NerfTrainState& t) override {
+        NGP_CHECK_EQ(t.params.size(), shape().n_params());
+        const DeviceGuard guard(context_.device());
+        if (!t.optimizer.matrix_m.empty()) model_->optimizer().set_state(t.optimizer);
+        model_->optimizer().set_masters(t.params);
+        StepState s = read_state();
+        s.matrix_steps = t.optimizer.matrix_steps;
+        s.encoding_steps = t.optimizer.encoding_steps;
+        s.step = t.step;
+        s.n_rays = t.rays_per_batch;
+        s.rng = rays_rng(t.step);
+        write_state(s);
+        rays_of_batch_ = t.rays_of_last_batch;
+        occupancy_updates_ = t.occupancy_updates;
+        n_images_seen_ = t.n_images_seen;
+        restored_loss_ = t.loss;
+        if (int64_t(t.occupancy_fresh.size()) == int64_t(host_occupancy_.values().size()))
+            occupancy_->set_fresh(t.occupancy_fresh);
+        averaged_fresh_ = false;
+    }
+
+    const OccupancyGrid& occupancy() const override {
+        if (!host_occupancy_fresh_) {
+            const DeviceGuard guard(context_.device());
+            const std::vector<float> values = occupancy_->values();
+            host_occupancy_.set_values(values.data(), values.size());
+            host_occupancy_fresh_ = true;
+        }
+        return host_occupancy_;
+    }
+    void set_occupancy(const std::vector<float>& values) override {
+        const DeviceGuard guard(context_.device());
+        occupancy_->set_values(values, state_.data());
+        host_occupancy_fresh_ = false;
+    }
+    void reset_occupancy() override {
+        const DeviceGuard guard(context_.device());
+        occupancy_->reset();
+        host_occupancy_fresh_ = false;
+        occupancy_updates_ = 0;
+        n_images_seen_ = 0;
+    }
+
+    void set_profiling(bool on) override { profiling_ = on; }
+    StageTimes stage_times() const override { return times_; }
+    void reset_stage_times() override { times_ = {}; }
+    int64_t host_bytes() const override { return images_.host_bytes() + int64_t(host_occupancy_.values().size()) * 8; }
+    int64_t device_bytes() const override { return context_.bytes(); }
+    int64_t peak_device_bytes() const override { return context_.peak_bytes(); }
+
+  private:
+    enum class Stage { Begin, Occupancy, March, Forward, Composite, Backward, Scatter, Optimizer, Count };
+
+    bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
+    SceneView scene() const {
+        return {images_.views(), images_.n_views(), model_->box(), occupancy_->n_cascades() - 1};
+    }
+    ModelView trained() const { return model_->trained(options_.rgb_activation, options_.density_activation); }
+    StepView step_view() const {
+        StepView v = buffers_->view();
+        v.visited = visits_by_training() ? occupancy_->fresh_on_device() : nullptr;
+        return v;
+    }
+    DeviceModel::BackwardSource source() const {
+        DeviceModel::BackwardSource s;
+        s.step = step_view();
+        s.encodings = s.step.encodings;
+        s.d_raw = s.step.d_raw;
+        s.n = &s.step.state->n_contributing;
+        s.capacity = s.step.batch_capacity;
+        return s;
+    }
+    Pcg32 rays_rng(uint32_t step) const {
+        Pcg32 rng = Pcg32::seeded(seed_, rays_stream);
+        rng.advance(uint64_t(step) << 32);
+        return rng;
+    }
+    int64_t reserve() const { return model_ ? buffers_ ? 0 : default_reserve / 2 : default_reserve; }
+
+    StepState read_state() const {
+        StepState s;
+        state_.download(&s, 1);
+        return s;
+    }
+    // Restarts the host's count of steps with it.
+    void write_state(const StepState& s) {
+        state_.upload(&s, 1);
+        step_ = first_step_ = s.step;
+    }
+
+    // Brings buffers, ray count, step sizes and plan to the step at hand.
+    void prepare(const NerfTrainOptions& options, int64_t batch_size) {
+        if (!buffers_ || buffers_->batch_size() != batch_size) {
+            context_.wait();
+            graph_.clear();
+            buffers_.reset();
+            model_->reserve_encoding_gradients(batch_size + batch_size / 4);
+            buffers_ = std::make_unique<StepBuffers>(context_, batch_size, model_->is_fused(), state_.data());
+        }
+        if (step_ == first_step_ || rays_of_batch_ != batch_size) plan_rays(batch_size);
+        const int n_images = options.n_images > 0 ? std::min(options.n_images, images_.n_views()) : images_.n_views();
+        if (!(options == options_)) graph_.clear();
+        options_ = options;
+        // Not more than a few steps ahead of the device.
+        check(cudaEventSynchronize(in_flight_[step_ % in_flight_.size()]), "waiting for a training step");
+        model_->optimizer().prepare(step_);
+
+        StepPlan& p = plan_;
+        p.step = step_;
+        p.batch_size = batch_size;
+        p.n_images = n_images;
+        p.occupancy = occupancy_update_at(options_.occupancy_schedule, step_, occupancy_->n_cascades(), batch_size);
+        p.occupancy.decay = std::pow(options_.occupancy_decay, p.occupancy.decay_power);
+        p.sample.color = options_.color;
+        p.sample.stepping = Stepping::with_cone_angle(options_.cone_angle);
+        p.sample.n_images = n_images;
+        p.sample.snap_to_pixel_centers = options_.snap_to_pixel_centers;
+        p.composite.rgb_activation = options_.rgb_activation;
+        p.composite.density_activation = options_.density_activation;
+        p.composite.loss = options_.loss;
+        p.composite.near_distance = options_.near_distance;
+    }
+
+    // The first step, or another batch size: the same samples a ray.
+    void plan_rays(int64_t batch_size) {
+        StepState s = read_state();
+        if (s.n_rays == 0 || rays_of_batch_ == 0)
+            s.n_rays = int(std::max<int64_t>(8, batch_size / initial_rays_divisor));
+        else if (rays_of_batch_ != batch_size)
+            s.n_rays = std::max(8, int(double(s.n_rays) * double(batch_size) / double(rays_of_batch_)));
+        s.n_rays = int(std::min<int64_t>(s.n_rays, buffers_->view().max_rays));
+        s.rng = rays_rng(s.step);
+        state_.upload(&s, 1);
+        rays_of_batch_ = batch_size;
+    }
+
+    void launch_graph() {
+        if (plan_.occupancy.uniform_samples > 0) update_occupancy(plan_);
+        if (!graph_.captured()) {
+            StepPlan plan = plan_;
+            plan.occupancy = {};
+            graph_.capture(context_.stream(), [&] { training_step(*this, plan); });
+        }
+        graph_.launch(context_.stream());
+    }
+
+    // Profiling runs a step's kernels one by one, with an event after each stage.
+    void mark(Stage stage) {
+        if (!profiling_) return;
+        check(cudaEventRecord(stage_events_[size_t(stage)], context_.stream()), "event");
+        if (stage != Stage::Occupancy) return;
+        check(cudaEventSynchronize(stage_events_[size_t(stage)]), "event"); // now: Begin is recorded again
+        times_.occupancy += elapsed(Stage::Begin, Stage::Occupancy);
+    }
+    double elapsed(Stage from, Stage to) const {
+        float ms = 0;
+        check(cudaEventElapsedTime(&ms, stage_events_[size_t(from)], stage_events_[size_t(to)]), "elapsed time");
+        return double(ms);
+    }
+    void add_stage_times() {
+        check(cudaEventSynchronize(stage_events_[size_t(Stage::Optimizer)]), "event");
+        times_.marching += elapsed(Stage::Begin, Stage::March);
+        times_.forward += elapsed(Stage::March, Stage::Forward);
+        times_.compositing += elapsed(Stage::Forward, Stage::Composite);
+        times_.backward += elapsed(Stage::Composite, Stage::Backward);
+        times_.rays_to_gradients += elapsed(Stage::Begin, Stage::Backward);
+        times_.scatter += elapsed(Stage::Backward, Stage::Scatter);
+        times_.optimizer += elapsed(Stage::Scatter, Stage::Optimizer);
+        ++times_.steps;
+    }
+
+    void refresh_averaged() {
+        if (averaged_fresh_) return;
+        const StepState s = read_state();
+        model_->refresh_averaged(s.matrix_steps, s.encoding_steps);
+        averaged_fresh_ = true;
+    }
+
+    template <typename T>
+    void reserve_array(DeviceArray<T>& array, int64_t n, const char* what) {
+        if (array.size() >= n) return;
+        array = {}; // its memory may serve
+        array = DeviceArray<T>(context_, n, what);
+    }
+
+    const DeviceArray<FramePixel>& render_on_device(const FrameRequest& r) {
+        refresh_averaged();
+        reserve_array(frame_, int64_t(r.camera.width) * r.camera.height, "the picture");
+        RenderJob job;
+        job.model = model_->averaged(r.rgb_activation, r.density_activation);
+        job.occupancy = occupancy_->view();
+        job.make = {r.camera,
+                    r.pose,
+                    model_->box().intersection(r.box),
+                    r.crop,
+                    r.crop_to_local,
+                    Stepping::with_cone_angle(r.cone_angle),
+                    r.near_distance,
+                    r.snap_to_pixel_centers};
+        job.spp = r.spp;
+        job.min_transmittance = r.min_transmittance;
+        job.linear_colors = r.linear_colors;
+        job.space = r.space;
+        job.pixels = frame_.data();
+        job.ticket = ticket_.data();
+        const ScratchView scratch = model_->render_scratch(job.model, r.normals);
+        job.scratch = scratch.data;
+        job.scratch_size = scratch.size;
+        model_->functions().render(context_, job, r.normals);
+        return frame_;
+    }
+
+    CudaOptions options_of_device_;
+    Context context_;
+    DeviceImages images_;
+    std::unique_ptr<DeviceModel> model_;
+    std::unique_ptr<DeviceOccupancy> occupancy_;
+    std::unique_ptr<StepBuffers> buffers_;
+    StepGraph graph_;
+    DeviceArray<StepState> state_;
+    DeviceArray<uint32_t> ticket_;
+    PinnedArray<StepResult> results_;
+    DeviceArray<FramePixel> frame_;
+    DeviceArray<float> display_;
+    std::array<cudaEvent_t, 4> in_flight_{};
+    std::array<cudaEvent_t, size_t(Stage::Count)> stage_events_{};
+    uint64_t seed_ = 0;
+    NerfTrainOptions options_;
+    StepPlan plan_;
+    uint32_t step_ = 0, first_step_ = 0; // launched; when the state was written last
+    int64_t rays_of_batch_ = 0;          // batch size that the ray count was adapted to
+    uint32_t occupancy_updates_ = 0;
+    int n_images_seen_ = 0;
+    float restored_loss_ = 0;
+    bool averaged_fresh_ = false, profiling_ = false;
+    mutable OccupancyGrid host_occupancy_;
+    mutable bool host_occupancy_fresh_ = false;
+    StageTimes times_;
+};
+
+} // namespace
+
+} // namespace ngp::cuda
+
+namespace ngp {
+
+std::unique_ptr<NerfEngine> make_cuda_nerf_engine(const CudaOptions& options) {
+    return std::make_unique<cuda::CudaNerfEngine>(options);
+}
+
+} // namespace ngp

@@ -1,0 +1,67 @@
+// What can be run of a model's networks, for every shape behind one table of functions. All are asynchronous in the
+// context's stream and can be captured into a graph.
+#pragma once
+
+#include "fused_backward.cuh"
+#include "render.cuh"
+#include "training.cuh"
+
+#include <ngp/stages/occupancy.h>
+
+namespace ngp::cuda {
+
+// Global memory that a policy's threads share out (GeneralNetwork's activations).
+struct ScratchView {
+    char* data = nullptr;
+    int64_t size = 0;
+};
+
+// Evaluates all marched samples of a step.
+struct SampleForwardJob {
+    ModelView model;
+    ScratchView scratch;
+    const Sample* samples;
+    const TrainingRay* rays;
+    const uint32_t* n;
+    half* encodings; // null: not kept
+    RawSample* raw;
+    float* visited; // occupancy cells' fresh values; null: samples don't count as visits
+    int max_cascade;
+};
+// Evaluates points.
+struct PointsJob {
+    ModelView model;
+    ScratchView scratch;
+    const Vec3* positions;  // NGP space
+    const Vec3* directions; // null: only densities
+    int64_t n;
+    RawSample* out;     // null: not wanted
+    half* encodings;    // of FusedNetwork; null: not wanted
+    Vec3* d_position;   // gradient of the raw density; null: not wanted
+    float finest_scale; // of d_position
+};
+// Draws cells of the occupancy grid and keeps the largest visit value of each.
+struct OccupancyJob {
+    ModelView model;
+    ScratchView scratch;
+    DrawOccupancySample uniform, occupied; // where their results go is not used
+    float* fresh;
+};
+
+struct NetworkFunctions {
+    void (*forward_samples)(Context&, const SampleForwardJob&);
+    void (*points)(Context&, const PointsJob&);
+    void (*occupancy)(Context&, const OccupancyJob&);
+    RenderLauncher render;
+    RenderScratch render_scratch;
+    int64_t (*scratch_bytes)(const Context&, const ModelView&); // for the first three
+    // Of fused shapes only.
+    void (*backward)(Context&, const FusedBackwardJob&) = nullptr;
+    int (*backward_blocks)(const Context&) = nullptr; // sets of weight gradients that it leaves
+};
+
+// For FusedNetwork<width>, one or two hidden layers of the rgb network.
+const NetworkFunctions& fused_functions(int width, int rgb_hidden);
+const NetworkFunctions& general_functions();
+
+} // namespace ngp::cuda

@@ -11,6 +11,7 @@ GridShape grid_shape(const EncodingPart& part) {
     std::copy_n(part.levels, part.n_levels, g.levels);
     g.n_levels = part.n_levels;
     g.n_features = part.n_features;
+    while (g.n_dense < g.n_levels && !g.levels[g.n_dense].hashed) ++g.n_dense;
     g.type = part.grid_type;
     g.interpolation = part.interpolation;
     return g;
@@ -80,25 +81,26 @@ void DeviceModel::reserve_encoding_gradients(int64_t rows) {
     d_encodings_f32_ = {context_, rows * shape_.position.n_out, "gradients"};
     positions_ = {context_, rows, "samples"};
     directions_ = {context_, rows, "samples"};
+    d_raw_ = {context_, rows, "gradients"};
 }
 
 void DeviceModel::launch_backward(const ModelView& view, const BackwardSource& source) {
     if (is_fused()) {
-        functions_->backward(context_, {view, source.encodings, source.step.samples, source.step.rays,
-                                        source.directions, source.step.contributing, source.d_raw, source.n,
-                                        d_encodings_.data(), optimizer_->weight_gradients()});
+        functions_->backward(context_, {view, source.step, source.encodings, source.directions, source.d_raw,
+                                        source.options, source.n, d_encodings_.data(), optimizer_->weight_gradients()});
         return;
     }
     BackwardInput in;
-    if (source.step.samples) {
-        launch_gather(context_, source.step, positions_.data(), directions_.data());
+    if (source.step.state) {
+        launch_gather(context_, source.step, source.options, positions_.data(), directions_.data(), d_raw_.data());
         in.positions = positions_.data();
         in.directions = directions_.data();
+        in.d_raw = d_raw_.data();
     } else {
         in.positions = source.positions;
         in.directions = source.directions;
+        in.d_raw = source.d_raw;
     }
-    in.d_raw = source.d_raw;
     in.n = source.n;
     in.capacity = source.capacity;
     check(cudaMemsetAsync(optimizer_->weight_gradients(), 0, optimizer_->n_matrix() * sizeof(float), context_.stream()),
@@ -118,14 +120,13 @@ void DeviceModel::launch_scatter_gradients(const BackwardSource& source) {
                                   source.step.samples,
                                   source.step.rays,
                                   source.positions,
-                                  source.step.contributing,
+                                  source.step.order,
                                   source.n,
                                   is_fused() ? d_encodings_.data() : nullptr,
                                   is_fused() ? nullptr : d_encodings_f32_.data(),
                                   is_fused() ? fused_encoded : position.n_out,
                                   part.out_begin,
-                                  optimizer_->table_gradient(part.param_begin),
-                                  optimizer_->fixed_table_gradient(part.param_begin)});
+                                  optimizer_->table_gradient()});
     }
 }
 

@@ -36,13 +36,14 @@ class DeviceModel {
     // Gradients of the position encoding's outputs: rows that a backward pass writes and the scatter reads.
     void reserve_encoding_gradients(int64_t rows);
 
-    // What the backward pass reads: contributing samples of a step, or rows as they are.
+    // What the backward pass reads: the samples of a step, in order; or, if step.state is null, rows as they are.
     struct BackwardSource {
-        StepView step;                   // samples, rays and contributing may be null:
-        const Vec3* positions = nullptr; // ... then rows are at these, NGP space
+        StepView step;
+        CompositeOptions options;        // of the step
+        const Vec3* positions = nullptr; // ... NGP space
         const Vec3* directions = nullptr;
-        const half* encodings = nullptr; // of a fused model
-        const RawSample* d_raw = nullptr;
+        const half* encodings = nullptr;  // of a fused model
+        const RawSample* d_raw = nullptr; // times loss_scale
         const uint32_t* n = nullptr;
         int64_t capacity = 0;
     };
@@ -65,7 +66,8 @@ class DeviceModel {
     DeviceArray<char> scratch_, render_scratch_;
     DeviceArray<half> d_encodings_;            // fused
     DeviceArray<float> d_encodings_f32_;       // general
-    DeviceArray<Vec3> positions_, directions_; // general: of contributing samples
+    DeviceArray<Vec3> positions_, directions_; // general: of a step's samples, in order
+    DeviceArray<RawSample> d_raw_;             // likewise
 };
 
 } // namespace ngp::cuda

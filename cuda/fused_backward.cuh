@@ -21,15 +21,14 @@ namespace ngp::cuda {
 
 struct FusedBackwardJob {
     ModelView model;
-    const half* encodings;        // rows of fused_encoded, one a marched sample
-    const Sample* samples;        // null: row i has direction i
-    const TrainingRay* rays;      // of samples
-    const Vec3* directions;       // without samples
-    const uint32_t* contributing; // row of each contributing sample; null: all, in order
-    const RawSample* d_raw;       // of contributing samples
-    const uint32_t* n;            // how many
-    half* d_encodings;            // rows of fused_encoded, one a contributing sample
-    float* weight_gradients;      // one set of canonical matrices a block
+    StepView step;            // row i is sample step.order[i]; or, if step.state is null:
+    const half* encodings;    // ... rows of fused_encoded
+    const Vec3* directions;   // ...
+    const RawSample* d_raw;   // ... gradients of the raw outputs, times loss_scale
+    CompositeOptions options; // of the step
+    const uint32_t* n;        // rows
+    half* d_encodings;        // rows of fused_encoded
+    float* weight_gradients;  // one set of canonical matrices a block
 };
 
 template <int Width, int RgbHidden>
@@ -110,9 +109,9 @@ struct FusedBackward {
             for (int k = 0; k < Columns; ++k) store_fragment(f[m][k], to, stride, row0 + 16 * m, 16 * k, lane);
     }
 
-    // Loads the samples of the warp's rows.
-    __device__ static void load_rows(const FusedBackwardJob& job, int64_t first, uint32_t n, half* s, int warp,
-                                     int lane) {
+    // Loads the samples of the warp's rows. `options` are step_options().
+    __device__ static void load_rows(const FusedBackwardJob& job, const CompositeOptions& options, int64_t first,
+                                     uint32_t n, half* s, int warp, int lane) {
         constexpr int rows = 16 * row_tiles;
         if (lane >= rows) return;
         const int row = warp * rows + lane;
@@ -121,12 +120,15 @@ struct FusedBackward {
         auto* const d = reinterpret_cast<uint4*>(s + d_out + row * slim);
         RawSample g{{0, 0, 0}, 0};
         if (i < n) {
-            g = job.d_raw[i];
-            const int64_t at = job.contributing ? job.contributing[i] : i;
-            const auto* from = reinterpret_cast<const uint4*>(job.encodings + at * fused_encoded);
+            const bool of_step = job.step.state != nullptr;
+            const int64_t at = of_step ? job.step.order[i] : i;
+            const half* encodings = of_step ? job.step.encodings : job.encodings;
+            const auto* from = reinterpret_cast<const uint4*>(encodings + at * fused_encoded);
 #pragma unroll
             for (int k = 0; k < fused_encoded / 8; ++k) x[k] = from[k];
-            const Vec3 direction = job.samples ? job.rays[job.samples[at].ray].march.direction : job.directions[at];
+            g = of_step ? sample_gradient(job.step, options, uint32_t(at)) : job.d_raw[i];
+            const Vec3 direction =
+                of_step ? job.step.rays[job.step.samples[at].ray].march.direction : job.directions[at];
             store_harmonics(direction, s + rgb_in + row * narrow + 16);
         } else {
 #pragma unroll
@@ -177,9 +179,10 @@ struct FusedBackward {
         Weights::load(job.model.weights, job.model.n_encoded, RgbHidden, s);
         Gradients sums;
         const uint32_t n = *job.n;
+        const CompositeOptions options = job.step.state ? step_options(*job.step.state, job.options) : job.options;
         for (int64_t first = int64_t(blockIdx.x) * tile; first < n; first += int64_t(gridDim.x) * tile) {
             __syncthreads(); // weights are there; the last tile's activations are no longer read
-            load_rows(job, first, n, s, warp, lane);
+            load_rows(job, options, first, n, s, warp, lane);
             __syncwarp();
             forward(s, row0, lane);
             __syncwarp();

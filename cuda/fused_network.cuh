@@ -184,17 +184,11 @@ class FusedNetwork {
         return position_gradient<2>(x, d, finest_scale);
     }
 
-    // The encodings of the warp's samples in the last evaluate() or density(), to rows of fused_encoded halves; only
-    // the first n rows are written.
-    __device__ void store_encodings(half* rows, int n) const {
-        constexpr int pieces = fused_encoded / 8; // of 16 bytes
+    // The lane's encoding in the last evaluate() or density(), fused_encoded halves.
+    __device__ void store_encoding(half* row) const {
+        const auto* from = reinterpret_cast<const uint4*>(staging_->encoded + lane_ * Weights::narrow);
 #pragma unroll
-        for (int i = 0; i < pieces; ++i) {
-            const int row = (lane_ + 32 * i) / pieces, piece = (lane_ + 32 * i) % pieces;
-            if (row < n)
-                reinterpret_cast<uint4*>(rows)[row * pieces + piece] =
-                    *reinterpret_cast<const uint4*>(staging_->encoded + row * Weights::narrow + 8 * piece);
-        }
+        for (int i = 0; i < fused_encoded / 8; ++i) reinterpret_cast<uint4*>(row)[i] = from[i];
     }
 
   private:
@@ -210,19 +204,24 @@ class FusedNetwork {
         else
             encode_levels<2>(x, row);
     }
+    template <int F, LevelIndex Index>
+    __device__ void encode_level(int l, Vec3 x, half* row) const {
+        float value[F];
+        interpolate<F, Index>(model_.grid, l, model_.encoding, x, value);
+        if constexpr (F == 4)
+            *reinterpret_cast<uint2*>(row + 4 * l) =
+                make_uint2(pack_halves(value[0], value[1]), pack_halves(value[2], value[3]));
+        else
+            *reinterpret_cast<uint32_t*>(row + 2 * l) = pack_halves(value[0], value[1]);
+    }
     template <int F>
     __device__ void encode_levels(Vec3 x, half* row) const {
-        const int n = model_.grid.n_levels;
-#pragma unroll 2
-        for (int l = 0; l < n; ++l) {
-            float value[F];
-            interpolate<F>(model_.grid, l, model_.encoding, x, value);
-            if constexpr (F == 4)
-                *reinterpret_cast<uint2*>(row + 4 * l) =
-                    make_uint2(pack_halves(value[0], value[1]), pack_halves(value[2], value[3]));
-            else
-                *reinterpret_cast<uint32_t*>(row + 2 * l) = pack_halves(value[0], value[1]);
-        }
+        const int n = model_.grid.n_levels, n_dense = model_.grid.n_dense;
+        // As many levels at once as there are registers for their entries: latency of the gathers is what this costs.
+#pragma unroll 3
+        for (int l = 0; l < n_dense; ++l) encode_level<F, LevelIndex::Dense>(l, x, row);
+#pragma unroll 5
+        for (int l = n_dense; l < n; ++l) encode_level<F, LevelIndex::Hashed>(l, x, row);
         for (int i = n * F; i < fused_encoded; i += 2) *reinterpret_cast<uint32_t*>(row + i) = 0;
     }
     template <int F>

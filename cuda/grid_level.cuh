@@ -61,11 +61,16 @@ struct LevelCell {
     float fraction[3];
 };
 
+// What the caller knows of a level's index: nothing, or that it is hashed, or that it is dense. Without branches, loads
+// of several levels can be under way at once.
+enum class LevelIndex { Any, Hashed, Dense };
+
 // `x` is in the unit cube.
+template <LevelIndex Index = LevelIndex::Any>
 NGP_HD LevelCell find_cell(const GridLevel& level, GridType type, Vec3 x) {
     LevelCell c;
     const uint32_t resolution = level.resolution, entries = level.entries;
-    const bool hashed = level.hashed != 0;
+    const bool hashed = Index == LevelIndex::Any ? level.hashed != 0 : Index == LevelIndex::Hashed;
     const uint32_t stride[3] = {1u, hashed ? 2654435761u : resolution, hashed ? 805459861u : resolution * resolution};
     uint32_t low[3], high[3];
     NGP_UNROLL
@@ -82,7 +87,7 @@ NGP_HD LevelCell find_cell(const GridLevel& level, GridType type, Vec3 x) {
             c.entry[k] = (i ^ j ^ l) & (entries - 1);
         } else {
             const uint32_t index = i + j + l;
-            if (type == GridType::Tiled)
+            if (Index == LevelIndex::Any && type == GridType::Tiled)
                 c.entry[k] = index % entries;
             else
                 c.entry[k] = index >= entries ? index - entries : index;
@@ -104,11 +109,11 @@ NGP_HD void corner_weights(Interpolation mode, const LevelCell& cell, float (&we
 }
 
 // Interpolated features of a level; `table` is the grid's.
-template <int F>
+template <int F, LevelIndex Index = LevelIndex::Any>
 NGP_HD void interpolate(const GridLevel& level, GridType type, Interpolation mode, const half* table, Vec3 x,
                         float (&out)[F]) {
     const half* level_table = table + size_t(level.offset) * F;
-    const LevelCell cell = find_cell(level, type, x);
+    const LevelCell cell = find_cell<Index>(level, type, x);
     float entry[8][F], weight[8];
     NGP_UNROLL
     for (int k = 0; k < 8; ++k) load_halves<F>(level_table + size_t(cell.entry[k]) * F, entry[k]);
@@ -121,9 +126,9 @@ NGP_HD void interpolate(const GridLevel& level, GridType type, Interpolation mod
         for (int f = 0; f < F; ++f) out[f] += weight[k] * entry[k][f];
     }
 }
-template <int F>
+template <int F, LevelIndex Index = LevelIndex::Any>
 NGP_HD void interpolate(const GridShape& grid, int l, const half* table, Vec3 x, float (&out)[F]) {
-    interpolate<F>(grid.levels[l], grid.type, grid.interpolation, table, x, out);
+    interpolate<F, Index>(grid.levels[l], grid.type, grid.interpolation, table, x, out);
 }
 
 // Gradient of dot(d_out, features of the level) with respect to the position.

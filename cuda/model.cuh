@@ -12,14 +12,15 @@
 //   static int64_t shared_bytes(const ModelView&);   // dynamic shared memory of a block
 //   static int64_t scratch_bytes(const ModelView&);  // global memory a thread needs
 //   __device__ Net(const ModelView& model, char* shared, char* scratch); // by all threads of a block, which it
-//                                                           // synchronises; `shared` is 128-byte aligned
+//                                                           // synchronises; `shared` is 128-byte aligned, `scratch`
+//                                                           // that of the whole grid
 //   __device__ RawSample evaluate(Vec3 x, Vec3 direction);  // by all lanes of a warp, each with a sample of its own;
 //                                                           // x: position in the unit cube, clamped to it
 //   __device__ float density(Vec3 x);                       // raw density alone
 //   __device__ Vec3 density_gradient(Vec3 x, float finest_scale); // of the raw density with respect to x, where levels
 //                                                           // with scale > finest_scale count as constant
-//   __device__ void store_encoding(half* row);              // the lane's encoding in the last evaluate() or density(),
-//                                                           // n_out_padded values (FusedNetwork only)
+//   __device__ void store_encoding(half* row);              // the lane's encoding in the last evaluate() or density()
+//                                                           // (FusedNetwork only: fused_encoded halves)
 // Lanes without a sample pass any finite position.
 #pragma once
 
@@ -36,6 +37,7 @@ using half = __half;
 struct GridShape {
     GridLevel levels[max_grid_levels];
     int n_levels = 0, n_features = 0;
+    int n_dense = 0; // the first levels, which are not hashed
     GridType type = GridType::Hash;
     Interpolation interpolation = Interpolation::Linear;
 };
@@ -60,13 +62,20 @@ struct ModelView {
     }
 };
 
+// Global memory that a policy's threads share out (GeneralNetwork's activations).
+struct ScratchView {
+    char* data = nullptr;
+    int64_t size = 0;
+};
+
 // Whether FusedNetwork covers the model.
 inline bool fused(const EncodingShape& position, const EncodingShape& direction, const MlpShape& density,
                   const MlpShape& rgb) {
     const EncodingPart& grid = position.parts[0];
     const EncodingPart& sh = direction.parts[0];
-    const bool one_grid = position.n_parts == 1 && grid.kind == EncodingKind::Grid && grid.n_features <= 4 &&
-                          grid.n_features >= 2 && position.n_out_padded <= 32;
+    const bool one_grid = position.n_parts == 1 && grid.kind == EncodingKind::Grid &&
+                          grid.grid_type != GridType::Tiled && grid.n_features <= 4 && grid.n_features >= 2 &&
+                          position.n_out_padded <= 32;
     const bool harmonics =
         direction.n_parts == 1 && sh.kind == EncodingKind::SphericalHarmonics && direction.n_out_padded == 16;
     const int w = density.width;

@@ -25,30 +25,34 @@ class StepBuffers {
   public:
     StepBuffers(Context& context, int64_t batch_size, bool keep_encodings, StepState* state) : batch_size_(batch_size) {
         view_.state = state;
-        // A few times as many samples are marched as contribute; more where a batch is small and rays are few.
-        view_.sample_capacity = std::max<int64_t>(4 * batch_size, 1 << 17);
+        // What contributes varies from step to step; what does not fit into the batch is left out (order_rays_kernel),
+        // what does not even fit here is lost while it is traced.
+        view_.sample_capacity = std::max<int64_t>(2 * batch_size, 1 << 17);
         view_.batch_capacity = batch_size + batch_size / 4;
         view_.max_rays = std::max<int64_t>(batch_size, 256);
         const int64_t tiles = (view_.max_rays + rays_per_tile - 1) / rays_per_tile;
         rays_ = {context, view_.max_rays, "rays"};
-        spans_ = {context, view_.max_rays, "rays"};
+        outcomes_ = {context, view_.max_rays, "rays"};
+        hits_ = {context, view_.max_rays, "rays"};
+        first_ = {context, view_.max_rays, "rays"};
         samples_ = {context, view_.sample_capacity, "samples"};
-        if (keep_encodings) encodings_ = {context, view_.sample_capacity * fused_encoded, "encodings"};
         raw_ = {context, view_.sample_capacity, "samples"};
-        contributing_ = {context, view_.batch_capacity, "samples"};
-        d_raw_ = {context, view_.batch_capacity, "gradients"};
-        scans_ = {context, 2 * tiles, "rays"};
+        blends_ = {context, view_.sample_capacity, "samples"};
+        if (keep_encodings) encodings_ = {context, view_.sample_capacity * fused_encoded, "encodings"};
+        order_ = {context, view_.batch_capacity, "samples"};
+        scan_ = {context, tiles, "rays"};
         tile_loss_ = {context, tiles, "rays"};
-        scans_.zero();
+        scan_.zero();
         view_.rays = rays_.data();
-        view_.spans = spans_.data();
+        view_.outcomes = outcomes_.data();
+        view_.hits = hits_.data();
         view_.samples = samples_.data();
-        view_.encodings = encodings_.data();
         view_.raw = raw_.data();
-        view_.contributing = contributing_.data();
-        view_.d_raw = d_raw_.data();
-        view_.march_scan = scans_.data();
-        view_.composite_scan = scans_.data() + tiles;
+        view_.blends = blends_.data();
+        view_.encodings = encodings_.data();
+        view_.first = first_.data();
+        view_.order = order_.data();
+        view_.scan = scan_.data();
         view_.tile_loss = tile_loss_.data();
     }
     const StepView& view() const { return view_; }
@@ -58,12 +62,13 @@ class StepBuffers {
     int64_t batch_size_;
     StepView view_;
     DeviceArray<TrainingRay> rays_;
-    DeviceArray<RaySpan> spans_;
+    DeviceArray<RayOutcome> outcomes_;
+    DeviceArray<uint32_t> hits_, first_, order_;
     DeviceArray<Sample> samples_;
+    DeviceArray<RawSample> raw_;
+    DeviceArray<SampleBlend> blends_;
     DeviceArray<half> encodings_;
-    DeviceArray<RawSample> raw_, d_raw_;
-    DeviceArray<uint32_t> contributing_;
-    DeviceArray<unsigned long long> scans_;
+    DeviceArray<unsigned long long> scan_;
     DeviceArray<float> tile_loss_;
 };
 
@@ -224,14 +229,13 @@ class CudaNerfEngine final : public NerfEngine {
         const StepView step = step_view();
         SampleTrainingRays sample = plan.sample;
         sample.scene = scene();
-        launch_march(context_, step, sample, occupancy_->view());
-        mark(Stage::March);
-        model_->functions().forward_samples(context_, {trained(), model_->scratch(), step.samples, step.rays,
-                                                       &step.state->n_samples, step.encodings, step.raw, step.visited,
-                                                       occupancy_->n_cascades() - 1});
-        mark(Stage::Forward);
-        launch_composite(context_, step, plan.composite);
-        mark(Stage::Composite);
+        launch_draw_rays(context_, step, sample, occupancy_->view(), plan.composite.loss);
+        mark(Stage::Draw);
+        model_->functions().trace_rays(context_, {trained(), model_->scratch(), step, occupancy_->view(),
+                                                  plan.sample.stepping, plan.composite.loss});
+        mark(Stage::Trace);
+        launch_order(context_, step);
+        mark(Stage::Order);
         model_->launch_backward(trained(), source());
         mark(Stage::Backward);
     }
@@ -371,7 +375,7 @@ class CudaNerfEngine final : public NerfEngine {
     int64_t peak_device_bytes() const override { return context_.peak_bytes(); }
 
   private:
-    enum class Stage { Begin, Occupancy, March, Forward, Composite, Backward, Scatter, Optimizer, Count };
+    enum class Stage { Begin, Occupancy, Draw, Trace, Order, Backward, Scatter, Optimizer, Count };
 
     bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
     SceneView scene() const {
@@ -386,8 +390,7 @@ class CudaNerfEngine final : public NerfEngine {
     DeviceModel::BackwardSource source() const {
         DeviceModel::BackwardSource s;
         s.step = step_view();
-        s.encodings = s.step.encodings;
-        s.d_raw = s.step.d_raw;
+        s.options = plan_.composite;
         s.n = &s.step.state->n_contributing;
         s.capacity = s.step.batch_capacity;
         return s;
@@ -481,10 +484,10 @@ class CudaNerfEngine final : public NerfEngine {
     }
     void add_stage_times() {
         check(cudaEventSynchronize(stage_events_[size_t(Stage::Optimizer)]), "event");
-        times_.marching += elapsed(Stage::Begin, Stage::March);
-        times_.forward += elapsed(Stage::March, Stage::Forward);
-        times_.compositing += elapsed(Stage::Forward, Stage::Composite);
-        times_.backward += elapsed(Stage::Composite, Stage::Backward);
+        times_.marching += elapsed(Stage::Begin, Stage::Draw);
+        times_.forward += elapsed(Stage::Draw, Stage::Trace);
+        times_.compositing += elapsed(Stage::Trace, Stage::Order);
+        times_.backward += elapsed(Stage::Order, Stage::Backward);
         times_.rays_to_gradients += elapsed(Stage::Begin, Stage::Backward);
         times_.scatter += elapsed(Stage::Backward, Stage::Scatter);
         times_.optimizer += elapsed(Stage::Scatter, Stage::Optimizer);

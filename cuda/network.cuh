@@ -4,30 +4,12 @@
 
 #include "fused_backward.cuh"
 #include "render.cuh"
-#include "training.cuh"
+#include "trace_rays.cuh"
 
 #include <ngp/stages/occupancy.h>
 
 namespace ngp::cuda {
 
-// Global memory that a policy's threads share out (GeneralNetwork's activations).
-struct ScratchView {
-    char* data = nullptr;
-    int64_t size = 0;
-};
-
-// Evaluates all marched samples of a step.
-struct SampleForwardJob {
-    ModelView model;
-    ScratchView scratch;
-    const Sample* samples;
-    const TrainingRay* rays;
-    const uint32_t* n;
-    half* encodings; // null: not kept
-    RawSample* raw;
-    float* visited; // occupancy cells' fresh values; null: samples don't count as visits
-    int max_cascade;
-};
 // Evaluates points.
 struct PointsJob {
     ModelView model;
@@ -49,7 +31,7 @@ struct OccupancyJob {
 };
 
 struct NetworkFunctions {
-    void (*forward_samples)(Context&, const SampleForwardJob&);
+    void (*trace_rays)(Context&, const TraceRaysJob&);
     void (*points)(Context&, const PointsJob&);
     void (*occupancy)(Context&, const OccupancyJob&);
     RenderLauncher render;

@@ -17,28 +17,6 @@ __device__ __forceinline__ void for_warps_of(int64_t n, const Body& body) {
 }
 
 template <typename Net>
-__global__ void __launch_bounds__(Net::threads) forward_samples_kernel(const __grid_constant__ SampleForwardJob job) {
-    extern __shared__ __align__(128) char shared[];
-    Net net(job.model, shared, job.scratch.data);
-    const int lane = threadIdx.x & 31;
-    const uint32_t n = *job.n;
-    for_warps_of(n, [&](int64_t first) {
-        const bool valid = first + lane < n;
-        const Sample s = job.samples[valid ? first + lane : int64_t(n) - 1];
-        const RayMarcher& march = job.rays[s.ray].march;
-        const Vec3 direction = march.direction, p = march.origin + direction * s.t;
-        const RawSample raw = net.evaluate(job.model.unit(p), direction);
-        if (valid) job.raw[first + lane] = raw;
-        if constexpr (requires { net.store_encodings(job.encodings, 0); })
-            if (job.encodings)
-                net.store_encodings(job.encodings + first * fused_encoded, int(min_of<int64_t>(32, n - first)));
-        if (valid && job.visited)
-            visit_cell(job.visited, p, s.dt, job.max_cascade,
-                       density_from_raw(job.model.density_activation, raw.density));
-    });
-}
-
-template <typename Net>
 __global__ void __launch_bounds__(Net::threads) points_kernel(const __grid_constant__ PointsJob job) {
     extern __shared__ __align__(128) char shared[];
     Net net(job.model, shared, job.scratch.data);
@@ -53,9 +31,8 @@ __global__ void __launch_bounds__(Net::threads) points_kernel(const __grid_const
         else
             raw.density = net.density(x);
         if (valid && job.out) job.out[i] = raw;
-        if constexpr (requires { net.store_encodings(job.encodings, 0); })
-            if (job.encodings)
-                net.store_encodings(job.encodings + first * fused_encoded, int(min_of<int64_t>(32, job.n - first)));
+        if constexpr (requires { net.store_encoding(job.encodings); })
+            if (valid && job.encodings) net.store_encoding(job.encodings + i * fused_encoded);
         if (job.d_position) {
             const Vec3 g = net.density_gradient(x, job.finest_scale) * job.model.inverse_size;
             if (valid) job.d_position[i] = g;
@@ -108,8 +85,8 @@ void launch_network_kernel(Context& context, void (*kernel)(Job), const Job& job
     check(cudaGetLastError(), "launch of a network kernel");
 }
 template <typename Net>
-void launch_forward_samples(Context& context, const SampleForwardJob& job) {
-    launch_network_kernel<Net>(context, forward_samples_kernel<Net>, job);
+void launch_trace_rays(Context& context, const TraceRaysJob& job) {
+    launch_network_kernel<Net>(context, trace_rays_kernel<Net>, job);
 }
 template <typename Net>
 void launch_points(Context& context, const PointsJob& job) {
@@ -125,7 +102,7 @@ int64_t network_scratch_bytes(const Context& context, const ModelView& model) {
     if (a_thread == 0) return 0;
     // The most that any of the kernels can use.
     const unsigned grid =
-        std::max({grid_of<Net>(context, reinterpret_cast<const void*>(forward_samples_kernel<Net>), model, 0),
+        std::max({grid_of<Net>(context, reinterpret_cast<const void*>(trace_rays_kernel<Net>), model, 0),
                   grid_of<Net>(context, reinterpret_cast<const void*>(points_kernel<Net>), model, 0),
                   grid_of<Net>(context, reinterpret_cast<const void*>(occupancy_kernel<Net>), model, 0)});
     return int64_t(grid) * Net::threads * a_thread;
@@ -153,8 +130,8 @@ void launch_fused_backward(Context& context, const FusedBackwardJob& job) {
 
 template <typename Net>
 NetworkFunctions functions_of() {
-    return {launch_forward_samples<Net>, launch_points<Net>,  launch_occupancy<Net>,
-            launch_render<Net>,          render_scratch<Net>, network_scratch_bytes<Net>};
+    return {launch_trace_rays<Net>, launch_points<Net>,  launch_occupancy<Net>,
+            launch_render<Net>,     render_scratch<Net>, network_scratch_bytes<Net>};
 }
 template <int Width, int RgbHidden>
 NetworkFunctions fused_functions_of() {

@@ -3,101 +3,147 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <ngp/core/view.h>
 
 namespace ngp::cuda {
 
 namespace {
 
-__device__ __forceinline__ float look_up(View<const float> table, uint32_t k) {
-    return table[min_of(int64_t(k), table.size - 1)];
-}
+NGP_HD float look_up(View<const float> table, uint32_t k) { return table[min_of(int64_t(k), table.size - 1)]; }
 
-template <int N>
-struct alignas(4 * N) Floats {
-    float v[N];
-};
-template <>
-struct alignas(16) Floats<8> {
-    float v[8];
-};
-
-// What a step needs besides the arrays.
+// What a step needs besides the parameters.
 struct AdamCommon {
     AdamSettings settings;
     View<const float> step_size, ema_power; // by number of updates; by number of steps
     const StepState* state;
+
     // Gradients are those of the loss summed over rays, times loss_scale.
     __device__ float gradient_scale() const { return 1.0f / (loss_scale * float(max_of(1u, state->n_rays_used))); }
 };
 
-struct AdamEntries { // one grid's
-    AdamCommon common;
-    int64_t n;
-    float* masters;
-    half* halves;
-    float *m, *v, *average;
-    uint2* counters;
-    float* gradient; // or
-    FixedPoint* fixed_gradient;
-};
-
 __device__ __forceinline__ float finite_or_zero(float g) { return fabsf(g) <= FLT_MAX ? g : 0.0f; }
 
+// --- table entries -----------------------------------------------------------------------------------------------
+
+// F values side by side, moved at once.
+template <typename T, int F>
+struct alignas(sizeof(T) * F <= 16 ? sizeof(T) * F : 16) Features {
+    T v[F];
+};
+
+// Reads an entry's gradient and, if there is any, zeroes it.
 template <int F>
-__global__ void __launch_bounds__(256) adam_entries_kernel(const __grid_constant__ AdamEntries job) {
-    using V = Floats<F>;
-    const int64_t e = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (e >= job.n) return;
-    V g;
+__device__ __forceinline__ bool take_gradient(const TableGradient& table, int64_t e, float (&g)[F]) {
     bool any = false;
-    if (job.fixed_gradient) {
+    if (table.fixed) {
+        auto* at = reinterpret_cast<Features<FixedPoint, F>*>(table.fixed) + e;
+        const Features<FixedPoint, F> units = *at;
 #pragma unroll
         for (int f = 0; f < F; ++f) {
-            const FixedPoint units = job.fixed_gradient[e * F + f];
-            g.v[f] = float(units) * fixed_point_unit;
-            any |= units != 0;
+            g[f] = float(units.v[f]) * fixed_point_unit;
+            any |= units.v[f] != 0;
         }
-    } else {
-        g = reinterpret_cast<const V*>(job.gradient)[e];
+        if (any) *at = {};
+    } else if (e < table.n_float_entries) {
+        auto* at = reinterpret_cast<Features<float, F>*>(table.floats) + e;
+        const Features<float, F> sum = *at;
 #pragma unroll
-        for (int f = 0; f < F; ++f) any |= g.v[f] != 0.0f;
-    }
-    if (!any) return; // entries without a gradient keep everything
-    if (job.fixed_gradient) {
-#pragma unroll
-        for (int f = 0; f < F; ++f) job.fixed_gradient[e * F + f] = 0;
+        for (int f = 0; f < F; ++f) {
+            g[f] = sum.v[f];
+            any |= g[f] != 0.0f;
+        }
+        if (any) *at = {};
     } else {
-        reinterpret_cast<V*>(job.gradient)[e] = V{};
+        auto* at = reinterpret_cast<Features<half, F>*>(table.halves) + (e - table.n_float_entries);
+        const Features<half, F> sum = *at;
+#pragma unroll
+        for (int f = 0; f < F; ++f) {
+            g[f] = __half2float(sum.v[f]);
+            any |= g[f] != 0.0f;
+        }
+        if (any) memset(static_cast<void*>(at), 0, sizeof *at);
     }
+    return any;
+}
 
+template <int F>
+struct AdamEntries {
+    AdamCommon common;
+    int64_t n;
+    EntryRecord<F>* records;
+    half* halves;
+    TableGradient gradient;
+};
+
+template <int F>
+__global__ void __launch_bounds__(256) adam_entries_kernel(const __grid_constant__ AdamEntries<F> job) {
+    const int64_t e = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (e >= job.n) return;
+    float g[F];
+    if (!take_gradient(job.gradient, e, g)) return; // entries without a gradient keep everything
     const AdamSettings& s = job.common.settings;
     const float scale = job.common.gradient_scale();
     const uint32_t step = job.common.state->encoding_steps + 1;
     const bool ema = s.ema_decay > 0.0f;
-    uint2 counters = job.counters[e];
-    ++counters.x;
-    const float step_size = look_up(job.common.step_size, counters.x);
-    V w = reinterpret_cast<const V*>(job.masters)[e], m = reinterpret_cast<const V*>(job.m)[e],
-      v = reinterpret_cast<const V*>(job.v)[e], average{};
-    if (ema) average = reinterpret_cast<const V*>(job.average)[e];
+    EntryRecord<F> r = job.records[e];
+    ++r.updates;
+    const float step_size = look_up(job.common.step_size, r.updates);
     // Brings the average up to the last step with the weight as it was since, then by one more step.
-    const float carry = ema ? look_up(job.common.ema_power, step - 1 - counters.y) : 0.0f;
+    const float carry = ema ? look_up(job.common.ema_power, step - 1 - r.averaged) : 0.0f;
+    Features<half, F> halves;
 #pragma unroll
     for (int f = 0; f < F; ++f) {
-        average.v[f] = ema_carry(average.v[f], w.v[f], carry);
-        adam_update(s, step_size, finite_or_zero(g.v[f] * scale), w.v[f], m.v[f], v.v[f]);
-        average.v[f] = ema_carry(average.v[f], w.v[f], s.ema_decay);
+        float m = __half2float(r.first[f]) * first_moment_unit;
+        r.average[f] = ema_carry(r.average[f], r.weight[f], carry);
+        adam_update(s, step_size, finite_or_zero(g[f] * scale), r.weight[f], m, r.second[f]);
+        r.average[f] = ema_carry(r.average[f], r.weight[f], s.ema_decay);
+        r.first[f] = __float2half_rn(m * (1.0f / first_moment_unit));
+        halves.v[f] = __float2half_rn(r.weight[f]);
     }
-    counters.y = step;
-    reinterpret_cast<V*>(job.masters)[e] = w;
-    reinterpret_cast<V*>(job.m)[e] = m;
-    reinterpret_cast<V*>(job.v)[e] = v;
-    if (ema) reinterpret_cast<V*>(job.average)[e] = average;
-    job.counters[e] = counters;
-#pragma unroll
-    for (int f = 0; f < F; ++f) job.halves[e * F + f] = __float2half_rn(w.v[f]);
+    r.averaged = step;
+    job.records[e] = r;
+    reinterpret_cast<Features<half, F>*>(job.halves)[e] = halves;
 }
+
+// Body: the average of entry e's weights, debiased; as halves, as floats, or both.
+template <int F>
+struct AverageEntry {
+    const EntryRecord<F>* records;
+    View<const float> ema_power;
+    uint32_t steps;
+    float debias; // 0: the weights themselves
+    half* halves;
+    float* floats;
+
+    NGP_HD void operator()(int64_t e) const {
+        const EntryRecord<F>& r = records[e];
+        const bool constant = debias == 0.0f || r.averaged == 0; // no average, or that of a constant
+        const float power = constant ? 0.0f : look_up(ema_power, steps - r.averaged);
+        for (int f = 0; f < F; ++f) {
+            const float v = constant ? r.weight[f] : ema_carry(r.average[f], r.weight[f], power) * debias;
+            if (halves) halves[e * F + f] = __float2half_rn(v);
+            if (floats) floats[e * F + f] = v;
+        }
+    }
+};
+
+// Body: sets entry e's weights.
+template <int F>
+struct SetWeights {
+    const float* from;
+    EntryRecord<F>* records;
+    half* halves;
+
+    NGP_HD void operator()(int64_t e) const {
+        for (int f = 0; f < F; ++f) {
+            records[e].weight[f] = from[e * F + f];
+            halves[e * F + f] = __float2half_rn(from[e * F + f]);
+        }
+    }
+};
+
+// --- matrices ----------------------------------------------------------------------------------------------------
 
 struct AdamMatrices {
     AdamCommon common;
@@ -133,7 +179,7 @@ __global__ void __launch_bounds__(32 * adam_slices) adam_matrices_kernel(const _
     job.halves[i] = __float2half_rn(w);
 }
 
-// Body: the debiased average of parameter i as a half and, if wanted, as a float.
+// Body: the debiased average of weight i.
 struct AverageMatrix {
     const float *masters, *average;
     float debias; // 0: the weight itself
@@ -144,28 +190,6 @@ struct AverageMatrix {
         const float v = debias > 0.0f ? average[i] * debias : masters[i];
         if (halves) halves[i] = __float2half_rn(v);
         if (floats) floats[i] = v;
-    }
-};
-struct AverageEntry {
-    int n_features;
-    const float *masters, *average;
-    const uint2* counters;
-    View<const float> ema_power;
-    uint32_t steps;
-    float debias; // 0: the weights themselves
-    half* halves;
-    float* floats;
-
-    NGP_HD void operator()(int64_t e) const {
-        const uint2 c = counters[e];
-        const bool constant = debias == 0.0f || c.y == 0; // no average, or that of a constant
-        const float power = constant ? 0.0f : ema_power[min_of(int64_t(steps - c.y), ema_power.size - 1)];
-        for (int f = 0; f < n_features; ++f) {
-            const int64_t i = e * n_features + f;
-            const float v = constant ? masters[i] : ema_carry(average[i], masters[i], power) * debias;
-            if (halves) halves[i] = __float2half_rn(v);
-            if (floats) floats[i] = v;
-        }
     }
 };
 struct ToHalves {
@@ -182,77 +206,112 @@ float debias_of(const AdamSettings& s, uint32_t steps) {
     return s.ema_decay > 0.0f && steps > 0 ? float(1.0 / (1.0 - std::pow(double(s.ema_decay), double(steps)))) : 0.0f;
 }
 
+template <typename Body>
+void for_features(int n_features, const Body& body) {
+    switch (n_features) {
+    case 1: body.template operator()<1>(); break;
+    case 2: body.template operator()<2>(); break;
+    case 4: body.template operator()<4>(); break;
+    default: body.template operator()<8>(); break;
+    }
+}
+
 } // namespace
 
 DeviceOptimizer::DeviceOptimizer(Context& context, const AdamSettings& settings, size_t n_matrix,
                                  const EncodingShape& encoding, int max_gradient_blocks, bool deterministic)
-    : context_(context), settings_(settings), n_matrix_(n_matrix), n_encoding_(encoding.n_params),
-      max_blocks_(max_gradient_blocks), deterministic_(deterministic) {
+    : context_(context), settings_(settings), n_matrix_(n_matrix), deterministic_(deterministic) {
     for (int i = 0; i < encoding.n_parts; ++i) {
         const EncodingPart& part = encoding.parts[i];
         if (part.kind != EncodingKind::Grid) continue;
+        NGP_CHECK_EQ(n_encoding_, size_t(0));
         const GridLevel& last = part.levels[part.n_levels - 1];
-        const int64_t n = int64_t(last.offset) + last.entries;
-        grids_.push_back({part.param_begin, n, n_entries_, part.n_features});
-        n_entries_ += n;
+        n_entries_ = int64_t(last.offset) + last.entries;
+        n_features_ = part.n_features;
+        n_encoding_ = size_t(n_entries_) * size_t(n_features_);
+        // Single halves can't be added as fast as pairs.
+        while (n_float_levels_ < part.n_levels && (n_features_ == 1 || !part.levels[n_float_levels_].hashed))
+            n_float_entries_ += part.levels[n_float_levels_++].entries;
     }
-    masters_ = {context, int64_t(n_matrix_padded() + n_encoding_), "parameters"};
+    NGP_CHECK_EQ(n_encoding_, size_t(encoding.n_params));
+    const auto n = int64_t(n_matrix);
     halves_ = {context, int64_t(n_matrix_padded() + n_encoding_), "parameters"};
-    m_ = {context, masters_.size(), "the optimizer"};
-    v_ = {context, masters_.size(), "the optimizer"};
-    if (settings.ema_decay > 0.0f) average_ = {context, masters_.size(), "averaged parameters"};
-    counters_ = {context, n_entries_, "the optimizer"};
-    weight_gradients_ = {context, int64_t(n_matrix) * max_blocks_, "weight gradients"};
-    if (deterministic)
+    matrix_weight_ = {context, n, "parameters"};
+    matrix_first_ = {context, n, "the optimizer"};
+    matrix_second_ = {context, n, "the optimizer"};
+    matrix_average_ = {context, n, "averaged parameters"};
+    for_features(n_features_,
+                 [&]<int F>() { records_ = {context, n_entries_ * int64_t(sizeof(EntryRecord<F>)), "the optimizer"}; });
+    weight_gradients_ = {context, n * max_gradient_blocks, "weight gradients"};
+    if (deterministic) {
         fixed_gradient_ = {context, int64_t(n_encoding_), "gradients"};
-    else
-        gradient_ = {context, int64_t(n_encoding_), "gradients"};
+    } else {
+        float_gradient_ = {context, float_params(), "gradients"};
+        half_gradient_ = {context, int64_t(n_encoding_) - float_params(), "gradients"};
+    }
     step_size_ = {context, table_length(std::max(settings.beta1, settings.beta2)), "the optimizer"};
-    host_step_size_ = PinnedArray<float>(step_size_.size());
     std::vector<float> power(size_t(table_length(settings.ema_decay)));
     for (size_t k = 0; k < power.size(); ++k) power[k] = float(std::pow(double(settings.ema_decay), double(k)));
     ema_power_ = {context, int64_t(power.size()), "the optimizer"};
     ema_power_.upload(power);
     weight_gradients_.zero();
-    gradient_.zero();
+    zero_table_gradient();
+}
+
+void DeviceOptimizer::zero_table_gradient() {
+    float_gradient_.zero();
+    half_gradient_.zero();
     fixed_gradient_.zero();
+}
+
+TableGradient DeviceOptimizer::table_gradient() const {
+    return {fixed_gradient_.data(), float_gradient_.data(), half_gradient_.data(), n_float_entries_, n_float_levels_};
 }
 
 void DeviceOptimizer::set_masters(const std::vector<float>& canonical) {
     NGP_CHECK_EQ(canonical.size(), n_matrix_ + n_encoding_);
-    masters_.upload(canonical.data(), int64_t(n_matrix_));
-    masters_.upload(canonical.data() + n_matrix_, int64_t(n_encoding_), int64_t(n_matrix_padded()));
-    for_each(context_.stream(), int64_t(n_matrix_), ToHalves{masters_.data(), halves_.data()});
-    for_each(context_.stream(), int64_t(n_encoding_),
-             ToHalves{masters_.data() + n_matrix_padded(), halves_.data() + n_matrix_padded()});
+    matrix_weight_.upload(canonical.data(), int64_t(n_matrix_));
+    for_each(context_.stream(), int64_t(n_matrix_), ToHalves{matrix_weight_.data(), halves_.data()});
+    DeviceArray<float> weights(context_, int64_t(n_encoding_), "parameters");
+    weights.upload(canonical.data() + n_matrix_, int64_t(n_encoding_));
+    for_features(n_features_, [&]<int F>() {
+        for_each(context_.stream(), n_entries_,
+                 SetWeights<F>{weights.data(), reinterpret_cast<EntryRecord<F>*>(records_.data()),
+                               halves_.data() + n_matrix_padded()});
+    });
+    context_.wait(); // before `weights` goes
 }
 
 void DeviceOptimizer::set_params(const std::vector<float>& canonical) {
+    matrix_first_.zero();
+    matrix_second_.zero();
+    matrix_average_.zero();
+    records_.zero();
     set_masters(canonical);
-    m_.zero();
-    v_.zero();
-    average_.zero();
-    counters_.zero();
 }
 
 std::vector<float> DeviceOptimizer::params() const {
     std::vector<float> p(n_matrix_ + n_encoding_);
-    masters_.download(p.data(), int64_t(n_matrix_));
-    masters_.download(p.data() + n_matrix_, int64_t(n_encoding_), int64_t(n_matrix_padded()));
+    matrix_weight_.download(p.data(), int64_t(n_matrix_));
+    const std::vector<char> records = records_.download();
+    for_features(n_features_, [&]<int F>() {
+        const auto* r = reinterpret_cast<const EntryRecord<F>*>(records.data());
+        for (int64_t e = 0; e < n_entries_; ++e) std::copy_n(r[e].weight, F, p.data() + n_matrix_ + size_t(e * F));
+    });
     return p;
 }
 
 void DeviceOptimizer::prepare(uint32_t step) {
     const float rate = decayed_learning_rate(settings_, step);
     if (rate == table_rate_) return;
-    context_.wait(); // the last upload, and steps that read the table
     const double b1 = settings_.beta1, b2 = settings_.beta2;
-    for (int64_t t = 0; t < host_step_size_.size(); ++t) {
+    std::vector<float> sizes(size_t(step_size_.size()));
+    for (size_t t = 0; t < sizes.size(); ++t) {
         const double correction =
             t == 0 ? 1.0 : std::sqrt(1.0 - std::pow(b2, double(t))) / (1.0 - std::pow(b1, double(t)));
-        host_step_size_.data()[t] = float(rate * correction);
+        sizes[t] = float(rate * correction);
     }
-    step_size_.upload(host_step_size_.data(), host_step_size_.size());
+    step_size_.upload(sizes); // in the order of the stream: after the steps before
     table_rate_ = rate;
 }
 
@@ -260,141 +319,107 @@ void DeviceOptimizer::launch(const StepState* state, int blocks, NerfOptimizer::
     const AdamCommon common{
         settings_, {step_size_.data(), step_size_.size()}, {ema_power_.data(), ema_power_.size()}, state};
     if (trained.matrices && n_matrix_ > 0) {
-        const AdamMatrices job{common,    int(n_matrix_),  masters_.data(),          halves_.data(), m_.data(),
-                               v_.data(), average_.data(), weight_gradients_.data(), blocks};
+        const AdamMatrices job{common,
+                               int(n_matrix_),
+                               matrix_weight_.data(),
+                               halves_.data(),
+                               matrix_first_.data(),
+                               matrix_second_.data(),
+                               matrix_average_.data(),
+                               weight_gradients_.data(),
+                               blocks};
         adam_matrices_kernel<<<unsigned((n_matrix_ + 31) / 32), 32 * adam_slices, 0, context_.stream()>>>(job);
         check(cudaGetLastError(), "launch of the optimizer");
     }
     if (!trained.encoding) {
-        gradient_.zero();
-        fixed_gradient_.zero();
+        zero_table_gradient();
         return;
     }
-    for (const Segment& g : grids_) {
-        const size_t at = n_matrix_padded() + g.begin;
-        const AdamEntries job{common,
-                              g.n_entries,
-                              masters_.data() + at,
-                              halves_.data() + at,
-                              m_.data() + at,
-                              v_.data() + at,
-                              average_.size() ? average_.data() + at : nullptr,
-                              counters_.data() + g.first_entry,
-                              table_gradient(g.begin),
-                              fixed_table_gradient(g.begin)};
-        const auto grid = unsigned((g.n_entries + 255) / 256);
-        switch (g.n_features) {
-        case 1: adam_entries_kernel<1><<<grid, 256, 0, context_.stream()>>>(job); break;
-        case 2: adam_entries_kernel<2><<<grid, 256, 0, context_.stream()>>>(job); break;
-        case 4: adam_entries_kernel<4><<<grid, 256, 0, context_.stream()>>>(job); break;
-        default: adam_entries_kernel<8><<<grid, 256, 0, context_.stream()>>>(job); break;
-        }
-        check(cudaGetLastError(), "launch of the optimizer");
-    }
+    if (n_entries_ == 0) return;
+    for_features(n_features_, [&]<int F>() {
+        const AdamEntries<F> job{common, n_entries_, reinterpret_cast<EntryRecord<F>*>(records_.data()),
+                                 halves_.data() + n_matrix_padded(), table_gradient()};
+        adam_entries_kernel<F><<<unsigned((n_entries_ + 255) / 256), 256, 0, context_.stream()>>>(job);
+    });
+    check(cudaGetLastError(), "launch of the optimizer");
 }
 
 void DeviceOptimizer::launch_averaged(uint32_t matrix_steps, uint32_t encoding_steps, half* matrices, half* encoding) {
     for_each(context_.stream(), int64_t(n_matrix_),
-             AverageMatrix{masters_.data(), average_.data(), debias_of(settings_, matrix_steps), matrices, nullptr});
-    for (const Segment& g : grids_) {
-        const size_t at = n_matrix_padded() + g.begin;
-        for_each(context_.stream(), g.n_entries,
-                 AverageEntry{g.n_features,
-                              masters_.data() + at,
-                              average_.size() ? average_.data() + at : nullptr,
-                              counters_.data() + g.first_entry,
-                              {ema_power_.data(), ema_power_.size()},
-                              encoding_steps,
-                              debias_of(settings_, encoding_steps),
-                              encoding + g.begin,
-                              nullptr});
-    }
+             AverageMatrix{matrix_weight_.data(), matrix_average_.data(), debias_of(settings_, matrix_steps), matrices,
+                           nullptr});
+    for_features(n_features_, [&]<int F>() {
+        for_each(context_.stream(), n_entries_,
+                 AverageEntry<F>{reinterpret_cast<const EntryRecord<F>*>(records_.data()),
+                                 {ema_power_.data(), ema_power_.size()},
+                                 encoding_steps,
+                                 debias_of(settings_, encoding_steps),
+                                 encoding,
+                                 nullptr});
+    });
 }
 
 std::vector<float> DeviceOptimizer::averaged(uint32_t matrix_steps, uint32_t encoding_steps) {
     DeviceArray<float> out(context_, int64_t(n_matrix_ + n_encoding_), "averaged parameters");
     for_each(context_.stream(), int64_t(n_matrix_),
-             AverageMatrix{masters_.data(), average_.data(), debias_of(settings_, matrix_steps), nullptr, out.data()});
-    for (const Segment& g : grids_) {
-        const size_t at = n_matrix_padded() + g.begin;
-        for_each(context_.stream(), g.n_entries,
-                 AverageEntry{g.n_features,
-                              masters_.data() + at,
-                              average_.size() ? average_.data() + at : nullptr,
-                              counters_.data() + g.first_entry,
-                              {ema_power_.data(), ema_power_.size()},
-                              encoding_steps,
-                              debias_of(settings_, encoding_steps),
-                              nullptr,
-                              out.data() + n_matrix_ + g.begin});
-    }
+             AverageMatrix{matrix_weight_.data(), matrix_average_.data(), debias_of(settings_, matrix_steps), nullptr,
+                           out.data()});
+    for_features(n_features_, [&]<int F>() {
+        for_each(context_.stream(), n_entries_,
+                 AverageEntry<F>{reinterpret_cast<const EntryRecord<F>*>(records_.data()),
+                                 {ema_power_.data(), ema_power_.size()},
+                                 encoding_steps,
+                                 debias_of(settings_, encoding_steps),
+                                 nullptr,
+                                 out.data() + n_matrix_});
+    });
     return out.download();
 }
 
 NerfOptimizer::State DeviceOptimizer::state() const {
     NerfOptimizer::State s;
-    auto matrix = [&](const DeviceArray<float>& from) {
-        std::vector<float> v(n_matrix_, 0.0f);
-        if (from.size()) from.download(v.data(), int64_t(n_matrix_));
-        return v;
-    };
-    s.matrix_m = matrix(m_);
-    s.matrix_v = matrix(v_);
-    s.matrix_average = matrix(average_);
-    const std::vector<uint2> counters = counters_.download();
-    const auto begin = int64_t(n_matrix_padded());
-    std::vector<float> m(n_encoding_), v(n_encoding_), average(n_encoding_, 0.0f);
-    m_.download(m.data(), int64_t(n_encoding_), begin);
-    v_.download(v.data(), int64_t(n_encoding_), begin);
-    if (average_.size()) average_.download(average.data(), int64_t(n_encoding_), begin);
-    for (const Segment& g : grids_) {
-        const int F = g.n_features, record = optimizer_record(F);
-        const size_t at = s.entries.size();
-        s.entries.resize(at + size_t(g.n_entries) * record, 0.0f);
-        for (int64_t e = 0; e < g.n_entries; ++e) {
-            float* to = s.entries.data() + at + e * record;
-            for (int f = 0; f < F; ++f) {
-                to[f] = m[g.begin + e * F + f];
-                to[F + f] = v[g.begin + e * F + f];
-                to[2 * F + f] = average[g.begin + e * F + f];
-            }
-            const uint2 c = counters[g.first_entry + e];
-            to[3 * F] = bits_to_float(c.x);
-            to[3 * F + 1] = bits_to_float(c.y);
+    s.matrix_m = matrix_first_.download();
+    s.matrix_v = matrix_second_.download();
+    s.matrix_average = matrix_average_.download();
+    const std::vector<char> records = records_.download();
+    for_features(n_features_, [&]<int F>() {
+        const int record = optimizer_record(F);
+        s.entries.assign(size_t(n_entries_) * size_t(record), 0.0f);
+        const auto* r = reinterpret_cast<const EntryRecord<F>*>(records.data());
+        for (int64_t e = 0; e < n_entries_; ++e) {
+            float* to = s.entries.data() + e * record;
+            for (int f = 0; f < F; ++f) to[f] = __half2float(r[e].first[f]) * first_moment_unit;
+            std::copy_n(r[e].second, F, to + F);
+            std::copy_n(r[e].average, F, to + 2 * F);
+            to[3 * F] = bits_to_float(r[e].updates);
+            to[3 * F + 1] = bits_to_float(r[e].averaged);
         }
-    }
+    });
     return s;
 }
 
 void DeviceOptimizer::set_state(const NerfOptimizer::State& s) {
-    size_t n_entries = 0;
-    for (const Segment& g : grids_) n_entries += size_t(g.n_entries) * optimizer_record(g.n_features);
+    const size_t record = size_t(optimizer_record(n_features_));
     if (s.matrix_m.size() != n_matrix_ || s.matrix_v.size() != n_matrix_ || s.matrix_average.size() != n_matrix_ ||
-        s.entries.size() != n_entries)
+        s.entries.size() != size_t(n_entries_) * record)
         fail("the optimizer state has ", s.matrix_m.size(), " matrix weights and ", s.entries.size(),
-             " grid values, but the network needs ", n_matrix_, " and ", n_entries);
-    m_.upload(s.matrix_m.data(), int64_t(n_matrix_));
-    v_.upload(s.matrix_v.data(), int64_t(n_matrix_));
-    if (average_.size()) average_.upload(s.matrix_average.data(), int64_t(n_matrix_));
-    std::vector<float> m(n_encoding_), v(n_encoding_), average(n_encoding_);
-    std::vector<uint2> counters(static_cast<size_t>(n_entries_));
-    const float* from = s.entries.data();
-    for (const Segment& g : grids_) {
-        const int F = g.n_features;
-        for (int64_t e = 0; e < g.n_entries; ++e, from += optimizer_record(F)) {
-            for (int f = 0; f < F; ++f) {
-                m[g.begin + e * F + f] = from[f];
-                v[g.begin + e * F + f] = from[F + f];
-                average[g.begin + e * F + f] = from[2 * F + f];
-            }
-            counters[g.first_entry + e] = {float_to_bits(from[3 * F]), float_to_bits(from[3 * F + 1])};
+             " grid values, but the network needs ", n_matrix_, " and ", size_t(n_entries_) * record);
+    matrix_first_.upload(s.matrix_m);
+    matrix_second_.upload(s.matrix_v);
+    matrix_average_.upload(s.matrix_average);
+    std::vector<char> records = records_.download(); // keeps the weights
+    for_features(n_features_, [&]<int F>() {
+        auto* r = reinterpret_cast<EntryRecord<F>*>(records.data());
+        for (int64_t e = 0; e < n_entries_; ++e) {
+            const float* from = s.entries.data() + size_t(e) * record;
+            for (int f = 0; f < F; ++f) r[e].first[f] = __float2half_rn(from[f] * (1.0f / first_moment_unit));
+            std::copy_n(from + F, F, r[e].second);
+            std::copy_n(from + 2 * F, F, r[e].average);
+            r[e].updates = float_to_bits(from[3 * F]);
+            r[e].averaged = float_to_bits(from[3 * F + 1]);
         }
-    }
-    const auto begin = int64_t(n_matrix_padded());
-    m_.upload(m.data(), int64_t(n_encoding_), begin);
-    v_.upload(v.data(), int64_t(n_encoding_), begin);
-    if (average_.size()) average_.upload(average.data(), int64_t(n_encoding_), begin);
-    counters_.upload(counters);
+    });
+    records_.upload(records);
 }
 
 std::vector<float> DeviceOptimizer::gradient(int blocks) const {
@@ -402,11 +427,14 @@ std::vector<float> DeviceOptimizer::gradient(int blocks) const {
     weight_gradients_.download(sets.data(), int64_t(sets.size()));
     for (int b = 0; b < blocks; ++b)
         for (size_t i = 0; i < n_matrix_; ++i) g[i] += sets[size_t(b) * n_matrix_ + i];
+    float* table = g.data() + n_matrix_;
     if (deterministic_) {
         const std::vector<FixedPoint> units = fixed_gradient_.download();
-        for (size_t i = 0; i < n_encoding_; ++i) g[n_matrix_ + i] = float(units[i]) * fixed_point_unit;
+        for (size_t i = 0; i < n_encoding_; ++i) table[i] = float(units[i]) * fixed_point_unit;
     } else {
-        gradient_.download(g.data() + n_matrix_, int64_t(n_encoding_));
+        float_gradient_.download(table, float_params());
+        const std::vector<half> halves = half_gradient_.download();
+        for (size_t i = 0; i < halves.size(); ++i) table[size_t(float_params()) + i] = __half2float(halves[i]);
     }
     for (float& v : g) v *= 1.0f / loss_scale;
     return g;
@@ -418,13 +446,17 @@ void DeviceOptimizer::set_gradient(const std::vector<float>& gradient) {
     for (float& v : g) v *= loss_scale;
     weight_gradients_.zero();
     weight_gradients_.upload(g.data(), int64_t(n_matrix_));
+    const float* table = g.data() + n_matrix_;
     if (deterministic_) {
         std::vector<FixedPoint> units(n_encoding_);
         for (size_t i = 0; i < n_encoding_; ++i)
-            units[i] = FixedPoint(std::llround(double(g[n_matrix_ + i]) / double(fixed_point_unit)));
+            units[i] = FixedPoint(std::llround(double(table[i]) / double(fixed_point_unit)));
         fixed_gradient_.upload(units);
     } else {
-        gradient_.upload(g.data() + n_matrix_, int64_t(n_encoding_));
+        float_gradient_.upload(table, float_params());
+        std::vector<half> halves(n_encoding_ - size_t(float_params()));
+        for (size_t i = 0; i < halves.size(); ++i) halves[i] = __float2half_rn(table[size_t(float_params()) + i]);
+        half_gradient_.upload(halves);
     }
 }
 

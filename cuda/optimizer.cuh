@@ -8,6 +8,19 @@
 
 namespace ngp::cuda {
 
+// First moments are kept as halves in this unit: gradients of the mean loss are small.
+constexpr float first_moment_unit = 1.0f / 65536.0f;
+
+// All that the optimizer knows of a table entry, in one record that a thread reads and writes at once: of entries
+// without a gradient, no memory is touched. 64 bytes for four features.
+template <int F>
+struct alignas(F == 1 ? 8 : (F == 2 ? 8 : 16)) EntryRecord {
+    float weight[F], second[F], average[F];
+    half first[F];     // times 1/first_moment_unit
+    uint32_t updates;  // so far
+    uint32_t averaged; // step of the stored average
+};
+
 // Optimizer of all parameters of a model. Parameters live here: float masters, and halves for the kernels.
 class DeviceOptimizer {
   public:
@@ -23,21 +36,16 @@ class DeviceOptimizer {
     const half* encoding_halves() const { return halves_.data() + n_matrix_padded(); }
     // Where the backward pass leaves its weight gradients: one set a block.
     float* weight_gradients() const { return weight_gradients_.data(); }
-    int max_gradient_blocks() const { return max_blocks_; }
-    float* table_gradient(size_t param_begin) const {
-        return deterministic_ ? nullptr : gradient_.data() + param_begin;
-    }
-    FixedPoint* fixed_table_gradient(size_t param_begin) const {
-        return deterministic_ ? fixed_gradient_.data() + param_begin : nullptr;
-    }
+    // Where the scatter adds the table's.
+    TableGradient table_gradient() const;
 
-    // Host side of a step: brings the tables of step sizes to the learning rate of training step `step`.
+    // Host side of a step: brings the table of step sizes to the learning rate of training step `step`.
     void prepare(uint32_t step);
-    // Device side: one step, `blocks` sets of weight gradients; divides by *n_rays * loss_scale. Capturable. Counters
-    // in `state` are advanced by the caller afterwards.
+    // Device side: one step, `blocks` sets of weight gradients; divides by n_rays_used * loss_scale, and zeroes the
+    // table's gradient. Capturable. Counters in `state` are advanced by the caller afterwards.
     void launch(const StepState* state, int blocks, NerfOptimizer::Trained trained);
 
-    // Averaged weights as halves, for rendering, with the counters of finished steps.
+    // Averaged weights with the counters of finished steps: as halves, for rendering, or as canonical floats.
     void launch_averaged(uint32_t matrix_steps, uint32_t encoding_steps, half* matrices, half* encoding);
     std::vector<float> averaged(uint32_t matrix_steps, uint32_t encoding_steps);
 
@@ -54,26 +62,25 @@ class DeviceOptimizer {
     size_t n_matrix_padded() const { return (n_matrix_ + 63) / 64 * 64; } // so that the table is aligned
 
   private:
-    struct Segment {  // consecutive entries of one grid
-        size_t begin; // parameter within the encoding
-        int64_t n_entries, first_entry;
-        int n_features;
-    };
+    void zero_table_gradient();
+    int64_t float_params() const { return int64_t(n_float_entries_) * n_features_; }
+
     Context& context_;
     AdamSettings settings_;
-    size_t n_matrix_, n_encoding_;
-    int max_blocks_;
-    bool deterministic_;
-    std::vector<Segment> grids_;
+    size_t n_matrix_;
+    size_t n_encoding_ = 0; // parameters of the grid, of which there is at most one
     int64_t n_entries_ = 0;
-    DeviceArray<float> masters_;         // matrices, then encoding
-    DeviceArray<half> halves_;           // likewise, the encoding aligned
-    DeviceArray<float> m_, v_, average_; // likewise, as masters_
-    DeviceArray<uint2> counters_;        // of entries: updates, step of the average
-    DeviceArray<float> weight_gradients_, gradient_;
+    int n_features_ = 1;
+    uint32_t n_float_entries_ = 0;
+    int n_float_levels_ = 0;
+    bool deterministic_;
+    DeviceArray<half> halves_; // matrices, then encoding, aligned
+    DeviceArray<float> matrix_weight_, matrix_first_, matrix_second_, matrix_average_;
+    DeviceArray<char> records_; // EntryRecord of every entry
+    DeviceArray<float> weight_gradients_, float_gradient_;
+    DeviceArray<half> half_gradient_;
     DeviceArray<FixedPoint> fixed_gradient_;
     DeviceArray<float> step_size_, ema_power_;
-    PinnedArray<float> host_step_size_;
     float table_rate_ = -1; // learning rate that step_size_ holds
 };
 

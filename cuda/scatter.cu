@@ -10,6 +10,7 @@ namespace {
 constexpr int warps = 8; // of a block
 
 __device__ __forceinline__ void add(float* at, float v) { atomicAdd(at, v); }
+__device__ __forceinline__ void add(half* at, float v) { atomicAdd(at, __float2half_rn(v)); }
 __device__ __forceinline__ void add(FixedPoint* at, float v) {
     const FixedPoint units = __float2ll_rn(v * (1.0f / fixed_point_unit));
     atomicAdd(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(units));
@@ -22,6 +23,9 @@ __device__ __forceinline__ void add2(float* at, float a, float b) {
     atomicAdd(at, a);
     atomicAdd(at + 1, b);
 #endif
+}
+__device__ __forceinline__ void add2(half* at, float a, float b) {
+    atomicAdd(reinterpret_cast<__half2*>(at), __floats2half2_rn(a, b));
 }
 __device__ __forceinline__ void add2(FixedPoint* at, float a, float b) {
     add(at, a);
@@ -81,7 +85,33 @@ __device__ __forceinline__ uint64_t cell_key(const GridLevel& level, Vec3 x) {
     return key;
 }
 
+// The walk of one level: runs of this lane's corner and features to `table`, the level's gradient.
 template <int F, typename Accumulator>
+__device__ __forceinline__ void walk(const typename Walk<F>::Staging& s, uint32_t ends, int group, int corner,
+                                     int feature, Accumulator* table) {
+    using W = Walk<F>;
+    const float* weight = s.weight + group * W::corner_stride + corner;
+    const uint32_t* entry = s.entry + group * W::corner_stride + corner;
+    const float* d = s.gradient + group * W::gradient_stride + feature;
+    float a = 0, b = 0;
+#pragma unroll
+    for (int r = 0; r < W::rows; ++r) {
+        const float w = weight[r * 8];
+        a = fmaf(w, d[r * F], a);
+        if constexpr (W::features == 2) b = fmaf(w, d[r * F + 1], b);
+        if ((ends >> r) & 1u) {
+            Accumulator* const to = table + size_t(entry[r * 8]) * F + feature;
+            if constexpr (W::features == 2) {
+                if (a != 0.0f || b != 0.0f) add2(to, a, b);
+            } else {
+                if (a != 0.0f) add(to, a);
+            }
+            a = b = 0;
+        }
+    }
+}
+
+template <int F, bool Fixed>
 __global__ void __launch_bounds__(32 * warps) scatter_kernel(const __grid_constant__ ScatterJob job) {
     using W = Walk<F>;
     __shared__ typename W::Staging staging[warps];
@@ -90,11 +120,7 @@ __global__ void __launch_bounds__(32 * warps) scatter_kernel(const __grid_consta
     const int group = lane / W::lanes, corner = lane % W::lanes / (F / W::features);
     const int feature = lane % (F / W::features) * W::features;
     const uint32_t n = *job.n;
-    Accumulator* gradient;
-    if constexpr (sizeof(Accumulator) == 4)
-        gradient = job.gradient;
-    else
-        gradient = job.fixed_gradient;
+    const TableGradient& gradient = job.gradient;
 
     const int64_t stride = int64_t(gridDim.x) * warps * 32;
     for (int64_t first = (int64_t(blockIdx.x) * warps + threadIdx.x / 32) * 32; first < n; first += stride) {
@@ -139,47 +165,32 @@ __global__ void __launch_bounds__(32 * warps) scatter_kernel(const __grid_consta
             for (int f = 0; f < F; ++f) s.gradient[W::gradients_of(lane) + f] = g[f];
             __syncwarp();
 
-            Accumulator* const table = gradient + size_t(level.offset) * F;
             const uint32_t my_ends = all_ends >> (group * W::rows);
-            const float* weight = s.weight + group * W::corner_stride + corner;
-            const uint32_t* entry = s.entry + group * W::corner_stride + corner;
-            const float* d = s.gradient + group * W::gradient_stride + feature;
-            float a = 0, b = 0;
-#pragma unroll
-            for (int r = 0; r < W::rows; ++r) {
-                const float w = weight[r * 8];
-                a = fmaf(w, d[r * F], a);
-                if constexpr (W::features == 2) b = fmaf(w, d[r * F + 1], b);
-                if ((my_ends >> r) & 1u) {
-                    Accumulator* const to = table + size_t(entry[r * 8]) * F + feature;
-                    if constexpr (W::features == 2) {
-                        if (a != 0.0f || b != 0.0f) add2(to, a, b);
-                    } else {
-                        if (a != 0.0f) add(to, a);
-                    }
-                    a = b = 0;
-                }
-            }
+            if constexpr (Fixed)
+                walk<F>(s, my_ends, group, corner, feature, gradient.fixed + size_t(level.offset) * F);
+            else if (l < gradient.n_float_levels)
+                walk<F>(s, my_ends, group, corner, feature, gradient.floats + size_t(level.offset) * F);
+            else
+                walk<F>(s, my_ends, group, corner, feature,
+                        gradient.halves + size_t(level.offset - gradient.n_float_entries) * F);
         }
     }
 }
 
-template <int F, typename Accumulator>
+template <int F, bool Fixed>
 void launch(Context& context, const ScatterJob& job) {
     int blocks = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, scatter_kernel<F, Accumulator>, 32 * warps, 0),
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, scatter_kernel<F, Fixed>, 32 * warps, 0),
           "occupancy of the scatter");
     blocks = std::max(1, blocks) * context.multiprocessors();
-    scatter_kernel<F, Accumulator><<<blocks, 32 * warps, 0, context.stream()>>>(job);
+    scatter_kernel<F, Fixed><<<blocks, 32 * warps, 0, context.stream()>>>(job);
     check(cudaGetLastError(), "launch of the scatter");
 }
 
 } // namespace
 
 void launch_scatter(Context& context, const ScatterJob& job) {
-    auto with = [&]<int F>() {
-        job.fixed_gradient ? launch<F, FixedPoint>(context, job) : launch<F, float>(context, job);
-    };
+    auto with = [&]<int F>() { job.gradient.fixed ? launch<F, true>(context, job) : launch<F, false>(context, job); };
     switch (job.grid.n_features) {
     case 1: with.template operator()<1>(); break;
     case 2: with.template operator()<2>(); break;

@@ -1,16 +1,20 @@
 // What the kernels of a training step share: device memory that changes from step to step, samples, and prefix sums
 // over blocks.
 //
-// A step (stages/training_step.h) is one CUDA graph: all counts stay on the device. Rays are drawn and marched into
-// packed samples, ray after ray; one fused pass evaluates all of them and keeps their encodings; compositing finds the
-// loss and which samples contribute, and packs those; the backward pass recomputes the networks from the kept
-// encodings; a scatter adds encoding gradients to the table; the optimizer updates what has a gradient.
+// A step (stages/training_step.h) is one CUDA graph: all counts stay on the device. Rays are drawn and marched to their
+// first sample, where most of those that see only background end. The others are traced (trace_rays.cuh): small groups
+// of lanes march a few samples ahead, evaluate and composite them, until the ray is opaque; samples are kept with their
+// encodings. Then samples get an order, ray after ray, that does not depend on timing; the backward pass forms their
+// gradients and recomputes the networks from the kept encodings; a scatter adds encoding gradients to the table; the
+// optimizer updates what has a gradient.
 #pragma once
 
 #include "memory.cuh"
 #include "model.cuh"
 
 #include <ngp/formulas/rng.h>
+#include <ngp/stages/compositing.h>
+#include <ngp/stages/occupancy.h>
 #include <ngp/stages/optimizer.h>
 #include <ngp/stages/rays.h>
 #include <ngp/stages/training_step.h>
@@ -21,7 +25,8 @@ namespace ngp::cuda {
 // rays. Small enough that sums over a batch stay below the largest half.
 constexpr float loss_scale = 4.0f;
 
-constexpr int rays_per_tile = 64; // rays that a block marches or composites together
+constexpr int rays_per_tile = 256;           // that a block brings into order together
+constexpr uint32_t unused_ray = 0xffffffffu; // count of a ray whose samples did not fit
 
 // Counters and settings of the step at hand.
 struct StepState {
@@ -30,22 +35,32 @@ struct StepState {
     uint32_t encoding_steps; // ... in which the encoding was trained
     int32_t n_rays;          // planned for this step
     Pcg32 rng;               // of this step's rays
-    uint32_t n_samples;      // marched
-    uint32_t n_contributing; // of rays that were used
-    uint32_t n_rays_used;    // whose samples fitted into the batch
-    uint32_t march_ticket, composite_ticket;
+    uint32_t n_hits;         // rays with samples
+    uint32_t n_evaluated;
+    uint32_t n_samples;      // kept
+    uint32_t n_contributing; // of rays that are used
+    uint32_t n_rays_used;    // whose samples fit into the batch
+    uint32_t hit_ticket, order_ticket;
     float occupancy_mean; // over cascade 0
 };
 
-// A marched sample.
-struct Sample {
+// A sample that contributes to its ray.
+struct alignas(16) Sample {
     float t, dt;
     uint32_t ray;
+    uint32_t index; // along the ray
+};
+// The state of compositing at a sample: colour up to it, itself included, and transmittance in front of it.
+struct alignas(16) SampleBlend {
+    Vec3 upto;
+    float before;
 };
 
-// Where a ray's samples are.
-struct RaySpan {
-    uint32_t first, count;
+// What compositing a ray gave.
+struct RayOutcome {
+    Vec3 total, gradient; // colour with background; dL/d colour
+    uint32_t count;       // contributing samples, or unused_ray
+    float loss;           // mean over channels
 };
 
 // Sum over a warp's lower lanes, and over the lane itself.
@@ -124,33 +139,81 @@ class TileScan {
 // Everything of a step on the device. Pointers; the engine owns the memory.
 struct StepView {
     StepState* state = nullptr;
-    TrainingRay* rays = nullptr; // of this step
-    RaySpan* spans = nullptr;    // of rays: marched samples
+    TrainingRay* rays = nullptr;
+    RayOutcome* outcomes = nullptr; // of rays
+    uint32_t* hits = nullptr;       // rays with samples
+    // Contributing samples, in the order of their evaluation.
     Sample* samples = nullptr;
-    half* encodings = nullptr; // fused_encoded a sample; null without FusedNetwork
     RawSample* raw = nullptr;
-    // Contributing samples: which they are, and the gradients of their raw outputs times loss_scale.
-    uint32_t* contributing = nullptr;
-    RawSample* d_raw = nullptr;
-    int64_t sample_capacity = 0, batch_capacity = 0;
-    unsigned long long* march_scan = nullptr;     // one word a tile of rays
-    unsigned long long* composite_scan = nullptr; // likewise
-    float* tile_loss = nullptr;                   // likewise
-    int64_t max_rays = 0;
-    float* visited = nullptr; // occupancy cells' fresh values, if training samples count as visits
+    SampleBlend* blends = nullptr;
+    half* encodings = nullptr; // fused_encoded a sample; null without FusedNetwork
+    // The same, ray after ray: place of the ray's first in `order`, or unused_ray; which sample is there.
+    uint32_t* first = nullptr;
+    uint32_t* order = nullptr;
+    int64_t sample_capacity = 0, batch_capacity = 0, max_rays = 0;
+    unsigned long long* scan = nullptr; // one word a tile of rays
+    float* tile_loss = nullptr;         // likewise
+    float* visited = nullptr;           // occupancy cells' fresh values, if training samples count as visits
 };
 
-// Draws the step's rays and marches them. `sample`: without ray count, generator and destination, which are the
-// state's.
-void launch_march(Context& context, const StepView& step, const SampleTrainingRays& sample,
-                  const OccupancyView& occupancy);
-// Composites every ray, forward and backward. `options`: regularizer and encourage_density are the step's own affair.
-void launch_composite(Context& context, const StepView& step, const CompositeOptions& options);
-// Sums the step up into `result` (host memory that the device can write), plans the next one and clears the counters.
+// The options of a step, of which two depend on what only the device knows.
+__device__ inline CompositeOptions step_options(const StepState& state, CompositeOptions options) {
+    // E.4 adds 1e-4 to gradients that are scaled by 128/n_rays; ours are those of the sum over rays.
+    options.regularizer = 1e-4f * float(state.n_rays) / 128.0f;
+    options.encourage_density = state.occupancy_mean < occupancy_threshold;
+    return options;
+}
+
+// Ends a ray: its colour, loss and the loss's gradient. `transmittance` 0: nothing of the background is seen.
+__device__ inline RayOutcome ray_outcome(LossType loss, const TrainingRay& ray, Vec3 rgb, float transmittance,
+                                         uint32_t count) {
+    RayOutcome out;
+    out.total = rgb + ray.background * transmittance;
+    LossTerm l[3];
+    for (int c = 0; c < 3; ++c) l[c] = loss_term(loss, out.total[c], ray.target[c]);
+    out.loss = (l[0].value + l[1].value + l[2].value) * (1.0f / 3.0f);
+    out.gradient = {l[0].gradient, l[1].gradient, l[2].gradient};
+    out.count = count;
+    return out;
+}
+
+// Gradient of the raw outputs of a sample, times loss_scale: what CompositeAndLoss (stages/compositing.h) writes.
+// `options` are step_options().
+__device__ inline RawSample sample_gradient(const StepView& step, const CompositeOptions& options, uint32_t sample) {
+    const Sample s = step.samples[sample];
+    const RawSample raw = step.raw[sample];
+    const SampleBlend blend = step.blends[sample];
+    const RayOutcome& ray = step.outcomes[s.ray];
+    const Vec3 color = sample_color(options.rgb_activation, raw);
+    const float alpha = segment_alpha(density_from_raw(options.density_activation, raw.density), s.dt);
+    const float weight = blend.before * alpha, after = blend.before * (1.0f - alpha);
+    RawSample d;
+    for (int c = 0; c < 3; ++c) {
+        d.rgb[c] = weight * ray.gradient[c] * color_derivative(options.rgb_activation, raw.rgb[c], color[c]);
+        if (options.rgb_activation == Activation::Exponential) d.rgb[c] += max_of(0.0f, 1e-4f * raw.rgb[c]);
+        d.rgb[c] *= loss_scale;
+    }
+    d.density = density_derivative(options.density_activation, raw.density) * s.dt *
+                blend_density_gradient(ray.gradient, after, color, ray.total - blend.upto);
+    if (options.encourage_density && raw.density < 0.0f) d.density -= options.regularizer;
+    if (s.t < options.near_distance && raw.density > -10.0f) d.density += options.regularizer;
+    d.density *= loss_scale;
+    return d;
+}
+
+// Draws the step's rays and marches them to their first sample. `sample`: without ray count, generator and destination,
+// which are the state's.
+void launch_draw_rays(Context& context, const StepView& step, const SampleTrainingRays& sample,
+                      const OccupancyView& occupancy, LossType loss);
+// After tracing: which rays are used, and their samples' order.
+void launch_order(Context& context, const StepView& step);
+// Sums the step up into `results` (host memory that the device can write; step k's at k % n_results), plans the next
+// one and clears the counters.
 void launch_finish(Context& context, const StepView& step, int64_t batch_size, NerfOptimizer::Trained trained,
                    StepResult* results, uint32_t n_results);
 
-// Positions and directions of contributing samples, for GeneralBackward.
-void launch_gather(Context& context, const StepView& step, Vec3* positions, Vec3* directions);
+// Contributing samples in order, for GeneralBackward.
+void launch_gather(Context& context, const StepView& step, const CompositeOptions& options, Vec3* positions,
+                   Vec3* directions, RawSample* d_raw);
 
 } // namespace ngp::cuda

@@ -617,6 +617,12 @@ void Testbed::load_snapshot(const std::string& path) {
     loss_ = s.loss;
 }
 
+void Testbed::set_profiling(bool on) {
+    Lock lock(mutex_);
+    engine_->set_profiling(on);
+    engine_->reset_stage_times();
+}
+
 TestbedStats Testbed::stats() const {
     Lock lock(mutex_);
     wait_for_step();

@@ -163,6 +163,8 @@ class Testbed {
     void load_snapshot(const std::string& path);
 
     TestbedStats stats() const;
+    // Whether stage times are taken where that costs speed (NerfEngine::set_profiling).
+    void set_profiling(bool on);
     // Averaged weights in the canonical order of snapshots.
     std::vector<float> params();
     // Occupancy values, cascade-major in Morton order: density times the minimal step; -1: seen by no camera.

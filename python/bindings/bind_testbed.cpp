@@ -113,11 +113,18 @@ py::object query(Testbed& t, const FloatArray& positions, std::optional<FloatArr
 }
 
 py::dict stats(const Testbed& t) {
-    const TestbedStats s = t.stats();
+    TestbedStats s;
+    {
+        py::gil_scoped_release release;
+        s = t.stats();
+    }
     py::dict stages, d;
     stages["occupancy_ms"] = s.stages.occupancy;
     stages["rays_to_gradients_ms"] = s.stages.rays_to_gradients;
     stages["marching_ms"] = s.stages.marching;
+    stages["forward_ms"] = s.stages.forward;
+    stages["compositing_ms"] = s.stages.compositing;
+    stages["backward_ms"] = s.stages.backward;
     stages["scatter_ms"] = s.stages.scatter;
     stages["optimizer_ms"] = s.stages.optimizer;
     d["stages"] = stages;
@@ -220,7 +227,9 @@ void bind_testbed(py::module_& m) {
         .def_property_readonly("device", &Testbed::device, "\"cpu\" or \"cuda:0\".")
         .def_property_readonly("deterministic", &Testbed::deterministic, "On the CPU always.")
         .def_property_readonly("training_step", &Testbed::training_step)
-        .def_property_readonly("loss", &Testbed::loss, "Of the last step: mean over rays and channels.")
+        .def_property_readonly("loss",
+                               py::cpp_function(&Testbed::loss, py::call_guard<py::gil_scoped_release>()), // waits
+                               "Of the last step: mean over rays and channels.")
         .def_property_readonly("default_batch_size", &Testbed::default_batch_size)
         .def_property_readonly("network_config", &Testbed::network_config, "Resolved network configuration, JSON text.")
         .def("n_params", &Testbed::n_params)
@@ -266,6 +275,8 @@ void bind_testbed(py::module_& m) {
         .def("save_snapshot", &Testbed::save_snapshot, py::arg("path"), py::arg("include_optimizer_state") = false,
              py::arg("compress") = true, py::call_guard<py::gil_scoped_release>())
         .def("load_snapshot", &Testbed::load_snapshot, py::arg("path"), py::call_guard<py::gil_scoped_release>())
+        .def("set_profiling", &Testbed::set_profiling, py::arg("on"),
+             "On a GPU, stage times are taken only while this is on: steps then run kernel by kernel.")
         .def("stats", stats, "Counters, stage times in ms (summed over `steps`), bytes held. Waits for the device.");
     bind_camera(c);
     bind_options(c);

@@ -7,7 +7,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyngp import _core
-from pyngp.images import EXTENSIONS, read_images
+from pyngp.images import EXTENSIONS, Picture, gather_images, image_readers
 
 # Keys that this version acts on, of the file and of a frame; those after them are instant-ngp's, read and named.
 FILE_KEYS = {
@@ -52,6 +53,7 @@ class Frame:
     keys: dict[str, Any]  # of the file, overridden by those of the frame
     source: str  # "FILE: frame I"
     intrinsics: Intrinsics | None = None
+    picture: Picture | None = None  # what loading() has begun to decode
 
 
 @dataclass
@@ -366,7 +368,8 @@ def read_scene(
     unused: set[str] = set()
     for file in files:
         _read_file(scene, file, unused, need_images)
-    scene.frames = [f for f in scene.frames if _resolved(f.image_path) not in excluded]
+    if excluded:  # each path takes a dozen system calls to resolve
+        scene.frames = [f for f in scene.frames if _resolved(f.image_path) not in excluded]
     if not scene.frames:
         raise RuntimeError(f"{path}: no frames to use" + (f" besides those of {exclude}" if exclude else ""))
     if unused:
@@ -374,9 +377,23 @@ def read_scene(
     return scene
 
 
+@contextmanager
+def loading(frames: Sequence[Frame]) -> Iterator[None]:
+    """Decodes the frames' images meanwhile, for load_images() and build_dataset() inside this block."""
+    with image_readers() as read:
+        try:
+            for frame in frames:
+                frame.picture = read(frame.image_path)
+            yield
+        finally:
+            for frame in frames:
+                frame.picture = None
+
+
 def load_images(frames: Sequence[Frame], progress: Callable[[int, int], None] | None = None) -> list[NDArray[np.uint8]]:
     """Decodes the frames' images in parallel and fills in their intrinsics."""
-    pictures = read_images([f.image_path for f in frames], progress)
+    with image_readers() as read:
+        pictures = gather_images([f.picture or read(f.image_path) for f in frames], progress)
     for frame, picture in zip(frames, pictures, strict=True):
         frame.intrinsics = intrinsics_of(frame, picture.shape[1], picture.shape[0])
     return pictures

@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # Tried in this order for a path without an extension (specification C.4), as far as Pillow reads them.
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tga", "webp")
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def _with_one_idat(png: bytes) -> bytes:
+    """The same PNG with its pixels in one chunk instead of many of 8 KiB; anything unusual comes back unchanged.
+
+    Pillow reads and decodes chunk by chunk and takes the GIL for each, which costs many threads more than decoding.
+    """
+    view, at, parts, first = memoryview(png), len(_PNG_SIGNATURE), [], 0
+    while at + 12 <= len(png):
+        end = at + 8 + int.from_bytes(view[at : at + 4], "big")
+        if view[at + 4 : at + 8] == b"IDAT":
+            first = first or at
+            parts.append(view[at + 8 : end])
+        elif parts:
+            break
+        at = end + 4  # past the checksum
+    if len(parts) < 2 or at > len(png):
+        return png
+    body = b"".join([b"IDAT", *parts])
+    length, checksum = (len(body) - 4).to_bytes(4, "big"), zlib.crc32(body).to_bytes(4, "big")
+    return b"".join([view[:first], length, body, checksum, view[at:]])
+
+
+def _loaded_in_place(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of an RGBA image that is not loaded yet; Pillow decodes straight into the array, without copies."""
+    pixels = np.zeros((image.height, image.width, 4), np.uint8)
+    target = Image.frombuffer("RGBA", image.size, pixels, "raw", "RGBA", 0, 1).im
+    image.im = target
+    image.load()
+    return pixels if image.im is target else np.asarray(image)
+
+
+def _decoded(data: bytes) -> NDArray[np.uint8]:
+    is_png = data.startswith(_PNG_SIGNATURE)
+    with Image.open(io.BytesIO(_with_one_idat(data) if is_png else data)) as file:
+        file.decodermaxblock = max(file.decodermaxblock, len(data))  # all in one call, as above
+        image: Image.Image = file
+        if is_png and image.mode == "RGBA":
+            return _loaded_in_place(image)
+        alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+        if image.mode.startswith("I;16") or image.mode == "I":
+            grey = np.asarray(image, np.uint32) >> 8
+            image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+        mode = "RGBA" if alpha else "RGB"
+        return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -21,31 +71,48 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     16-bit and palette images are reduced to 8 bits a channel. Raises RuntimeError that names the file.
     """
     try:
-        with Image.open(path) as image:
-            alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            if image.mode.startswith("I;16") or image.mode == "I":
-                grey = np.asarray(image, np.uint32) >> 8
-                image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-            return np.asarray(image.convert("RGBA" if alpha else "RGB"))
+        # At once: Pillow would read and seek a few hundred times, and each call switches threads.
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+        return _decoded(data)
     except FileNotFoundError:
         raise RuntimeError(f"{path}: no such image file") from None
+    except UnidentifiedImageError:  # Pillow's message names the buffer instead of the file
+        raise RuntimeError(f"{path}: cannot be read as an image: cannot identify image file {str(path)!r}") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise RuntimeError(f"{path}: cannot be read as an image: {error}") from error
 
 
-def read_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[NDArray[np.uint8]]:
-    """Reads images in parallel, in order. `progress` is called with (done, total)."""
+Picture = Future[NDArray[np.uint8]]
+
+
+@contextmanager
+def image_readers() -> Iterator[Callable[[Path], Picture]]:
+    """Threads for read_image(). What they have not begun when the block ends, if by Ctrl-C, is not done."""
     workers = max(1, min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4))
-    images: list[NDArray[np.uint8]] = []
     pool = ThreadPoolExecutor(workers)
     try:
-        for image in pool.map(read_image, paths):
-            images.append(image)
-            if progress:
-                progress(len(images), len(paths))
+        yield lambda path: pool.submit(read_image, path)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def gather_images(
+    pictures: Sequence[Picture], progress: Callable[[int, int], None] | None = None
+) -> list[NDArray[np.uint8]]:
+    """Waits for images in order. `progress` is called with (done, total)."""
+    images: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        images.append(picture.result())
+        if progress:
+            progress(len(images), len(pictures))
     return images
+
+
+def read_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[NDArray[np.uint8]]:
+    """Reads images in parallel, in order. `progress` is called with (done, total)."""
+    with image_readers() as read:
+        return gather_images([read(path) for path in paths], progress)
 
 
 def to_bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:

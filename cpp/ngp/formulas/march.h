@@ -98,9 +98,10 @@ struct OccupancyView {
     // Side of the largest aligned block of empty cells around the cell, of those looked at: 16, 4, 1, or 0 if it is
     // occupied.
     NGP_HD int empty_size(int cascade, uint32_t morton) const {
-        if (blocks[(size_t(cascade) * occupancy_cells + morton) >> 12] == 0) return 16;
-        const uint64_t word = block(cascade, morton);
-        return word == 0 ? 4 : 1 - int((word >> (morton & 63u)) & 1u);
+        const uint64_t words_here = blocks[(size_t(cascade) * occupancy_cells + morton) >> 12];
+        if (words_here == 0) return 16;
+        if (!((words_here >> ((morton >> 6) & 63u)) & 1u)) return 4;
+        return 1 - int((block(cascade, morton) >> (morton & 63u)) & 1u);
     }
 };
 

@@ -132,16 +132,21 @@ def find_twin(path: Path | None) -> ModuleType | None:
 
 
 def step_times(testbed: Testbed, plan: Plan) -> dict[str, float]:
-    """Whole training steps (ms a step by stage), after a warm-up."""
+    """Whole training steps (ms a step, and by stage), after a warm-up."""
     testbed.fit(WARMUP_STEPS, batch_size=plan.batch)
     before = testbed.stats()
     testbed.fit(plan.steps, batch_size=plan.batch)
     after = testbed.stats()
-    stages = {k: (v - before["stages"][k]) / plan.steps for k, v in after["stages"].items()}
-    return {
-        **stages,
-        "ms_per_step": 1000 * (after["train_seconds"] - before["train_seconds"]) / plan.steps,
-    }
+    whole = 1000 * (after["train_seconds"] - before["train_seconds"]) / plan.steps
+    n, earlier = plan.steps, before["stages"]
+    if testbed.device != "cpu":  # stages are timed in steps of their own, which take longer for it
+        n, earlier = max(16, plan.steps // 16), dict.fromkeys(before["stages"], 0.0)
+        testbed.set_profiling(True)
+        testbed.fit(n, batch_size=plan.batch)
+        after = testbed.stats()
+        testbed.set_profiling(False)
+    stages = {k: (v - earlier[k]) / n for k, v in after["stages"].items()}
+    return {**stages, "ms_per_step": whole}
 
 
 def render_times(testbed: Testbed, test: Frame, plan: Plan) -> list[dict[str, float]]:
@@ -189,13 +194,18 @@ def _show(output: Output, result: dict[str, Any]) -> None:
     if "mlp_gflops" in result:
         reached, peak = result["mlp_gflops"], result["peak_gflops"]
         output.say(f"networks: {reached:.0f} GFLOP/s, {100 * reached / peak:.0f}% of the {peak:.0f} measured here")
-    overhead = (whole["marching_ms"] + whole["occupancy_ms"]) / whole["ms_per_step"]
     output.say(
         f"whole step: {whole['ms_per_step']:.4g} ms over {result['steps']} steps, "
-        f"{result['samples_per_step']} samples, {result['rays_per_step']} rays; occupancy {whole['occupancy_ms']:.3g}, "
-        f"rays to gradients {whole['rays_to_gradients_ms']:.3g} (marching {whole['marching_ms']:.3g}), "
-        f"scatter {whole['scatter_ms']:.3g}, optimizer {whole['optimizer_ms']:.3g}\n"
-        f"marching and occupancy: {100 * overhead:.0f}% of the step"
+        f"{result['samples_per_step']} samples, {result['rays_per_step']} rays"
+    )
+    parts = ("marching", "forward", "compositing", "backward")
+    inside = ", ".join(f"{part} {whole[f'{part}_ms']:.3g}" for part in parts if whole[f"{part}_ms"] > 0)
+    stages = {name: whole[f"{name}_ms"] for name in ("occupancy", "rays_to_gradients", "scatter", "optimizer")}
+    overhead = (whole["marching_ms"] + whole["occupancy_ms"]) / max(sum(stages.values()), 1e-9)
+    output.say(
+        f"occupancy {stages['occupancy']:.3g}, rays to gradients {stages['rays_to_gradients']:.3g} ({inside}), "
+        f"scatter {stages['scatter']:.3g}, optimizer {stages['optimizer']:.3g}\n"
+        f"marching and occupancy: {100 * overhead:.0f}% of the stages"
     )
     for r in result["render"]:
         output.say(
@@ -245,7 +255,7 @@ def bench(
         if scene is None:
             scene, test = Path(folder) / "transforms_train.json", Path(folder) / "transforms_test.json"
             write_demo_scene(Path(folder), size=160, n_train=48, n_test=4, seed=seed)
-        frames, images = load_scene(testbed, output, scene, test, None, "base")
+        _, frames, images = load_scene(lambda: testbed, output, scene, test, None, "base")
         views = frames or read_scene(scene).frames
     startup_seconds = process_seconds()
     model = model_times(plan, testbed.device, seed)

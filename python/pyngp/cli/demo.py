@@ -60,9 +60,10 @@ def demo(
     scene = out / "scene"
     with output.progress("making a scene", None) as update:
         write_demo_scene(scene, size=size, seed=seed, progress=update)
-    testbed = Testbed(device=device, seed=seed)
     test = scene / "transforms_test.json"
-    frames, images = load_scene(testbed, output, scene / "transforms_train.json", test, None, "base")
+    testbed, frames, images = load_scene(
+        lambda: Testbed(device=device, seed=seed), output, scene / "transforms_train.json", test, None, "base"
+    )
     startup_seconds = process_seconds()
     trainer = Trainer(testbed, output, frames, images)
     trainer.run(None, seconds, None, [])

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from pyngp import __version__
-from pyngp.cli import bench, demo, evaluate, info, render, train
 from pyngp.cli.common import error_console, print_error_line, shown_warnings
 
-app = typer.Typer(
-    help="Train, render and query neural radiance fields.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("train")(train.train)
-app.command("eval")(evaluate.evaluate_snapshot)
-app.command("render")(render.render)
-app.command("info")(info.info)
-app.command("bench")(bench.bench)
-app.command("demo")(demo.demo)
+# Command: module and function. In the order of the help.
+COMMANDS = {
+    "train": ("pyngp.cli.train", "train"),
+    "eval": ("pyngp.cli.evaluate", "evaluate_snapshot"),
+    "render": ("pyngp.cli.render", "render"),
+    "info": ("pyngp.cli.info", "info"),
+    "bench": ("pyngp.cli.bench", "bench"),
+    "demo": ("pyngp.cli.demo", "demo"),
+}
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from pyngp import __version__
+
         print(f"pyngp {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -42,11 +38,28 @@ def _root(
     pass
 
 
+def make_app(arguments: list[str]) -> typer.Typer:
+    """The command line: all of it for help and mistakes, else only the command at hand, so as to start sooner."""
+    app = typer.Typer(
+        help="Train, render and query neural radiance fields.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
+        module, function = COMMANDS[name]
+        app.command(name)(getattr(import_module(module), function))
+    return app
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits the process."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with shown_warnings():
-            code = app(args=arguments, standalone_mode=False)
+            code = make_app(arguments)(args=arguments, standalone_mode=False)
         if code == 130:  # some versions of typer return it, others raise
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyngp import ColorSpace, OccupancySchedule, Testbed
 from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, SeedOption
-from pyngp.dataset import Frame, build_dataset, load_images, read_scene
+from pyngp.dataset import Frame, build_dataset, load_images, loading, read_scene
 from pyngp.evaluation import Evaluation, evaluate
 from pyngp.report import add_evaluation, process_seconds, training_report
 
@@ -98,24 +99,29 @@ def parse_seconds(text: str | None) -> list[float]:
 
 
 def load_scene(
-    testbed: Testbed,
+    start: Callable[[], Testbed],
     output: Output,
     scene: Path,
     test: Path | None,
     resume: Path | None,
     config: str,
-) -> tuple[list[Frame], list[NDArray[np.uint8]]]:
-    """Loads training data (without the test frames), network or snapshot, and the test frames with their images."""
+) -> tuple[Testbed, list[Frame], list[NDArray[np.uint8]]]:
+    """Starts a testbed and loads training data (without the test frames), network or snapshot, and the test frames.
+
+    The images are decoded while the device starts, which takes a GPU about as long.
+    """
     training = read_scene(scene, exclude=test)
     test_frames = read_scene(test).frames if test else []
-    with output.progress("loading images", len(training.frames) + len(test_frames)) as update:
-        testbed.set_dataset(build_dataset(training, lambda done, _: update(done)))
-        test_images = load_images(test_frames, lambda done, _: update(len(training.frames) + done))
+    with loading([*training.frames, *test_frames]):
+        testbed = start()
+        with output.progress("loading images", len(training.frames) + len(test_frames)) as update:
+            testbed.set_dataset(build_dataset(training, lambda done, _: update(done)))
+            test_images = load_images(test_frames, lambda done, _: update(len(training.frames) + done))
     if resume is not None:
         testbed.load_snapshot(resume)
     else:
         testbed.reload_network_from_file(config)
-    return test_frames, test_images
+    return testbed, test_frames, test_images
 
 
 def train(
@@ -164,8 +170,11 @@ def train(
         raise typer.BadParameter(f"the folder {save.parent} does not exist", param_hint="--save")
     if save is not None and save.is_dir():
         raise typer.BadParameter(f"{save} is a folder", param_hint="--save")
-    testbed = Testbed(device=device, seed=seed, deterministic=deterministic, max_device_bytes=max_device_bytes)
-    trainer = Trainer(testbed, output, *load_scene(testbed, output, scene, test, resume, config))
+    testbed, test_frames, test_images = load_scene(
+        lambda: Testbed(device=device, seed=seed, deterministic=deterministic, max_device_bytes=max_device_bytes),
+        output, scene, test, resume, config,
+    )  # fmt: skip
+    trainer = Trainer(testbed, output, test_frames, test_images)
     if resume is None:
         if nerf_compatibility:
             testbed.color_space = ColorSpace.SRGB

@@ -27,6 +27,7 @@
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
+#include <ngp/stages/query.h>
 #include <ngp/stages/rays.h>
 #include <ngp/stages/render_rays.h>
 #include <ngp/stages/scene.h>
@@ -45,6 +46,9 @@ template void for_each(cudaStream_t, int64_t, const CoarsenOccupancy&);
 template void for_each(cudaStream_t, int64_t, const MarkVisiblePoints&);
 template void for_each(cudaStream_t, int64_t, const MarkVisibleCells&);
 template void for_each(cudaStream_t, int64_t, const FinishPixel&);
+template void for_each(cudaStream_t, int64_t, const FinishChannels&);
+template void for_each(cudaStream_t, int64_t, const PlaceQueryPoint&);
+template void for_each(cudaStream_t, int64_t, const FinishQueryPoint&);
 
 // --- bodies around what other loops call
 

@@ -109,9 +109,30 @@ struct FusedBackward {
             for (int k = 0; k < Columns; ++k) store_fragment(f[m][k], to, stride, row0 + 16 * m, 16 * k, lane);
     }
 
-    // Loads the samples of the warp's rows. `options` are step_options().
+    // Few warps fit a multiprocessor, so they can't hide the way to memory: which sample is in the lane's row of the
+    // next tile is read a tile ahead (no_sample: none), and what will be read of it is brought near.
+    static constexpr uint32_t no_sample = 0xffffffffu;
+    __device__ static uint32_t prefetch_order(const FusedBackwardJob& job, int64_t first, uint32_t n, int warp,
+                                              int lane) {
+        constexpr int rows = 16 * row_tiles;
+        const int64_t i = first + warp * rows + lane;
+        if (lane >= rows || i >= n) return no_sample;
+        return job.step.state ? job.step.order[i] : uint32_t(i);
+    }
+    __device__ static void prefetch(const void* p) { asm volatile("prefetch.global.L1 [%0];" ::"l"(p)); }
+    __device__ static void prefetch_rows(const FusedBackwardJob& job, uint32_t sample) {
+        if (sample == no_sample || !job.step.state) return;
+        prefetch(job.step.encodings + int64_t(sample) * fused_encoded);
+        prefetch(job.step.raw + sample);
+        prefetch(job.step.blends + sample);
+        const uint32_t ray = job.step.samples[sample].ray;
+        prefetch(job.step.outcomes + ray);
+        prefetch(&job.step.rays[ray].march.direction);
+    }
+
+    // Loads the samples of the warp's rows; this lane's is `at`. `options` are step_options().
     __device__ static void load_rows(const FusedBackwardJob& job, const CompositeOptions& options, int64_t first,
-                                     uint32_t n, half* s, int warp, int lane) {
+                                     uint32_t at, uint32_t n, half* s, int warp, int lane) {
         constexpr int rows = 16 * row_tiles;
         if (lane >= rows) return;
         const int row = warp * rows + lane;
@@ -121,12 +142,11 @@ struct FusedBackward {
         RawSample g{{0, 0, 0}, 0};
         if (i < n) {
             const bool of_step = job.step.state != nullptr;
-            const int64_t at = of_step ? job.step.order[i] : i;
             const half* encodings = of_step ? job.step.encodings : job.encodings;
-            const auto* from = reinterpret_cast<const uint4*>(encodings + at * fused_encoded);
+            const auto* from = reinterpret_cast<const uint4*>(encodings + int64_t(at) * fused_encoded);
 #pragma unroll
             for (int k = 0; k < fused_encoded / 8; ++k) x[k] = from[k];
-            g = of_step ? sample_gradient(job.step, options, uint32_t(at)) : job.d_raw[i];
+            g = of_step ? sample_gradient(job.step, options, at) : job.d_raw[i];
             const Vec3 direction =
                 of_step ? job.step.rays[job.step.samples[at].ray].march.direction : job.directions[at];
             store_harmonics(direction, s + rgb_in + row * narrow + 16);
@@ -180,9 +200,12 @@ struct FusedBackward {
         Gradients sums;
         const uint32_t n = *job.n;
         const CompositeOptions options = job.step.state ? step_options(*job.step.state, job.options) : job.options;
-        for (int64_t first = int64_t(blockIdx.x) * tile; first < n; first += int64_t(gridDim.x) * tile) {
+        const int64_t stride = int64_t(gridDim.x) * tile;
+        uint32_t next = prefetch_order(job, int64_t(blockIdx.x) * tile, n, warp, lane);
+        for (int64_t first = int64_t(blockIdx.x) * tile; first < n; first += stride) {
             __syncthreads(); // weights are there; the last tile's activations are no longer read
-            load_rows(job, options, first, n, s, warp, lane);
+            load_rows(job, options, first, next, n, s, warp, lane);
+            next = prefetch_order(job, first + stride, n, warp, lane);
             __syncwarp();
             forward(s, row0, lane);
             __syncwarp();
@@ -194,6 +217,7 @@ struct FusedBackward {
                 for (int m = 0; m < row_tiles; ++m) d[m][0] = load_left(s + d_out, slim, row0 + 16 * m, 0, lane);
                 layer_backward<row_tiles, 16, Width / 16>(s + Weights::rgb_out(RgbHidden), wide, d, d_hidden, lane);
             }
+            prefetch_rows(job, next);
             half* last = s + (RgbHidden > 1 ? h3 : h2);
             mask(d_hidden, last, wide, row0, lane);
             __syncthreads();

@@ -206,13 +206,12 @@ class FusedNetwork {
     }
     template <int F, LevelIndex Index>
     __device__ void encode_level(int l, Vec3 x, half* row) const {
-        float value[F];
-        interpolate<F, Index>(model_.grid, l, model_.encoding, x, value);
+        __half2 value[F / 2];
+        interpolate_halves<F, Index>(model_.grid, l, model_.encoding, x, value);
         if constexpr (F == 4)
-            *reinterpret_cast<uint2*>(row + 4 * l) =
-                make_uint2(pack_halves(value[0], value[1]), pack_halves(value[2], value[3]));
+            *reinterpret_cast<uint2*>(row + 4 * l) = make_uint2(as_bits(value[0]), as_bits(value[1]));
         else
-            *reinterpret_cast<uint32_t*>(row + 2 * l) = pack_halves(value[0], value[1]);
+            *reinterpret_cast<uint32_t*>(row + 2 * l) = as_bits(value[0]);
     }
     template <int F>
     __device__ void encode_levels(Vec3 x, half* row) const {

@@ -131,6 +131,40 @@ NGP_HD void interpolate(const GridShape& grid, int l, const half* table, Vec3 x,
     interpolate<F, Index>(grid.levels[l], grid.type, grid.interpolation, table, x, out);
 }
 
+// The same in half arithmetic, for networks that take halves anyway: half the instructions. The result is within
+// 8 * 2^-11 of the largest feature of the cell.
+template <int F, LevelIndex Index>
+__device__ __forceinline__ void interpolate_halves(const GridShape& grid, int l, const half* table, Vec3 x,
+                                                   __half2 (&out)[F / 2]) {
+    const GridLevel& level = grid.levels[l];
+    const half* level_table = table + size_t(level.offset) * F;
+    const LevelCell cell = find_cell<Index>(level, grid.type, x);
+    using Word = typename HalfWord<F>::type;
+    Word entry[8];
+#pragma unroll
+    for (int k = 0; k < 8; ++k)
+        entry[k] = __ldg(reinterpret_cast<const Word*>(level_table + size_t(cell.entry[k]) * F));
+    float high[3];
+#pragma unroll
+    for (int d = 0; d < 3; ++d) high[d] = interpolation_weight(grid.interpolation, cell.fraction[d]);
+    const __half2 along_x = __floats2half2_rn(1.0f - high[0], high[0]);
+#pragma unroll
+    for (int i = 0; i < F / 2; ++i) out[i] = __half2{};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) { // pairs of corners along x
+        const float yz = (k & 1 ? high[1] : 1.0f - high[1]) * (k & 2 ? high[2] : 1.0f - high[2]);
+        const __half2 weight = __hmul2(along_x, __float2half2_rn(yz));
+        __half2 low[F / 2], up[F / 2];
+        memcpy(low, &entry[2 * k], sizeof low);
+        memcpy(up, &entry[2 * k + 1], sizeof up);
+#pragma unroll
+        for (int i = 0; i < F / 2; ++i) {
+            out[i] = __hfma2(__low2half2(weight), low[i], out[i]);
+            out[i] = __hfma2(__high2half2(weight), up[i], out[i]);
+        }
+    }
+}
+
 // Gradient of dot(d_out, features of the level) with respect to the position.
 template <int F>
 NGP_HD Vec3 level_position_gradient(const GridLevel& level, GridType type, Interpolation mode, const half* table,

@@ -18,9 +18,12 @@ int64_t bytes_of(const ImageView& image) {
 DeviceImages::DeviceImages(Context& context, const std::vector<TrainingView>& views, int64_t budget) {
     std::vector<int64_t> begin;
     int64_t total = 0;
-    for (const TrainingView& v : views) {
+    std::vector<size_t> on_host; // the others are where they are needed
+    for (size_t i = 0; i < views.size(); ++i) {
         begin.push_back(total);
-        total += (bytes_of(v.image) + alignment - 1) / alignment * alignment;
+        if (views[i].image.device != host_memory) continue;
+        on_host.push_back(i);
+        total += (bytes_of(views[i].image) + alignment - 1) / alignment * alignment;
     }
     if (views.empty()) return;
     on_device_ = total <= budget;
@@ -28,18 +31,18 @@ DeviceImages::DeviceImages(Context& context, const std::vector<TrainingView>& vi
     if (on_device_) {
         pixels_ = {context, total, "training images"};
         base = pixels_.data();
-        for (size_t i = 0; i < views.size(); ++i)
+        for (const size_t i : on_host)
             pixels_.upload(static_cast<const uint8_t*>(views[i].image.pixels), bytes_of(views[i].image), begin[i]);
     } else {
         pinned_ = PinnedArray<uint8_t>(total);
         base = pinned_.data();
-        parallel_for(int64_t(views.size()), [&](int64_t i, int) {
-            std::memcpy(base + begin[size_t(i)], views[size_t(i)].image.pixels,
-                        size_t(bytes_of(views[size_t(i)].image)));
+        parallel_for(int64_t(on_host.size()), [&](int64_t k, int) {
+            const size_t i = on_host[size_t(k)];
+            std::memcpy(base + begin[i], views[i].image.pixels, size_t(bytes_of(views[i].image)));
         });
     }
     std::vector<TrainingView> placed = views;
-    for (size_t i = 0; i < views.size(); ++i) placed[i].image.pixels = base + begin[i];
+    for (const size_t i : on_host) placed[i].image.pixels = base + begin[i];
     views_ = {context, int64_t(placed.size()), "training views"};
     views_.upload(placed);
 }

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <cuda_runtime.h>
+#include <memory>
 #include <ngp/core/check.h>
+#include <ngp/core/memory.h>
 #include <utility>
 #include <vector>
 
@@ -31,6 +33,8 @@ class DeviceGuard {
     int previous_ = 0;
 };
 
+class BlockPool; // shared_memory.cuh
+
 // A device with a stream, and the account of what is allocated on it. Buffers keep a pointer to it.
 class Context {
   public:
@@ -42,7 +46,7 @@ class Context {
     int device() const { return device_; }
     cudaStream_t stream() const { return stream_; }
     int multiprocessors() const { return multiprocessors_; }
-    int64_t bytes() const { return bytes_; } // allocated now
+    int64_t bytes() const; // allocated now, shared memory included
     int64_t peak_bytes() const { return peak_bytes_; }
     // Bytes that can still be allocated.
     int64_t available() const;
@@ -51,10 +55,16 @@ class Context {
     // Raises ngp::Error with the numbers if there is not enough; `what` names the purpose.
     void* allocate(int64_t bytes, const char* what);
     void release(void* p, int64_t bytes) noexcept;
+    // Memory that may outlive the context, for work in its stream.
+    std::shared_ptr<SharedMemory> share(int64_t bytes, const char* what);
 
   private:
+    bool allowed(int64_t bytes) const { return max_bytes_ == 0 || this->bytes() + bytes <= max_bytes_; }
+    [[noreturn]] void fail_for_memory(int64_t bytes, const char* what) const;
+
     int device_;
     int64_t max_bytes_;
+    std::shared_ptr<BlockPool> shared_;
     cudaStream_t stream_ = nullptr;
     int multiprocessors_ = 0;
     int64_t bytes_ = 0, peak_bytes_ = 0;

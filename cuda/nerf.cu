@@ -3,6 +3,7 @@
 #include "for_each.cuh"
 #include "images.cuh"
 #include "occupancy.cuh"
+#include "shared_memory.cuh"
 
 #include <algorithm>
 #include <array>
@@ -27,13 +28,19 @@ class StepBuffers {
         view_.state = state;
         // What contributes varies from step to step; what does not fit into the batch is left out (order_rays_kernel),
         // what does not even fit here is lost while it is traced.
+        view_.chunk_capacity = std::max<int64_t>(12 * batch_size, 1 << 18) / chunk_times;
         view_.sample_capacity = std::max<int64_t>(2 * batch_size, 1 << 17);
         view_.batch_capacity = batch_size + batch_size / 4;
         view_.max_rays = std::max<int64_t>(batch_size, 256);
         const int64_t tiles = (view_.max_rays + rays_per_tile - 1) / rays_per_tile;
-        rays_ = {context, view_.max_rays, "rays"};
-        outcomes_ = {context, view_.max_rays, "rays"};
-        hits_ = {context, view_.max_rays, "rays"};
+        for (RayBuffers& b : rays_) {
+            b.rays = {context, view_.max_rays, "rays"};
+            b.spans = {context, view_.max_rays, "rays"};
+            b.times = {context, view_.chunk_capacity * chunk_times, "samples"};
+            b.next_chunk = {context, view_.chunk_capacity, "samples"};
+            b.outcomes = {context, view_.max_rays, "rays"};
+            b.hits = {context, view_.max_rays, "rays"};
+        }
         first_ = {context, view_.max_rays, "rays"};
         samples_ = {context, view_.sample_capacity, "samples"};
         raw_ = {context, view_.sample_capacity, "samples"};
@@ -43,9 +50,6 @@ class StepBuffers {
         scan_ = {context, tiles, "rays"};
         tile_loss_ = {context, tiles, "rays"};
         scan_.zero();
-        view_.rays = rays_.data();
-        view_.outcomes = outcomes_.data();
-        view_.hits = hits_.data();
         view_.samples = samples_.data();
         view_.raw = raw_.data();
         view_.blends = blends_.data();
@@ -55,15 +59,34 @@ class StepBuffers {
         view_.scan = scan_.data();
         view_.tile_loss = tile_loss_.data();
     }
-    const StepView& view() const { return view_; }
+    // With the rays of even or of odd steps: the next step's are marched while this one's are in use.
+    StepView view(int parity) const {
+        StepView v = view_;
+        const RayBuffers& b = rays_[parity];
+        v.rays = b.rays.data();
+        v.spans = b.spans.data();
+        v.times = b.times.data();
+        v.next_chunk = b.next_chunk.data();
+        v.outcomes = b.outcomes.data();
+        v.hits = b.hits.data();
+        return v;
+    }
+    int64_t max_rays() const { return view_.max_rays; }
     int64_t batch_size() const { return batch_size_; }
 
   private:
     int64_t batch_size_;
     StepView view_;
-    DeviceArray<TrainingRay> rays_;
-    DeviceArray<RayOutcome> outcomes_;
-    DeviceArray<uint32_t> hits_, first_, order_;
+    struct RayBuffers {
+        DeviceArray<TrainingRay> rays;
+        DeviceArray<RaySpan> spans;
+        DeviceArray<float> times;
+        DeviceArray<uint32_t> next_chunk;
+        DeviceArray<RayOutcome> outcomes;
+        DeviceArray<uint32_t> hits;
+    };
+    RayBuffers rays_[2];
+    DeviceArray<uint32_t> first_, order_;
     DeviceArray<Sample> samples_;
     DeviceArray<RawSample> raw_;
     DeviceArray<SampleBlend> blends_;
@@ -116,6 +139,9 @@ class CudaNerfEngine final : public NerfEngine {
         state_ = {context_, 1, "counters"};
         ticket_ = {context_, 1, "counters"};
         results_ = PinnedArray<StepResult>(n_results);
+        check(cudaStreamCreateWithFlags(&side_stream_, cudaStreamNonBlocking), "stream");
+        check(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event");
+        check(cudaEventCreateWithFlags(&join_, cudaEventDisableTiming), "event");
         for (cudaEvent_t& e : in_flight_) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "event");
         for (cudaEvent_t& e : stage_events_) check(cudaEventCreate(&e), "event");
         write_state({});
@@ -125,7 +151,10 @@ class CudaNerfEngine final : public NerfEngine {
         cudaGetDevice(&previous);
         cudaSetDevice(context_.device());
         cudaStreamSynchronize(context_.stream());
-        graph_.clear();
+        forget_steps();
+        cudaStreamDestroy(side_stream_);
+        cudaEventDestroy(fork_);
+        cudaEventDestroy(join_);
         for (cudaEvent_t e : in_flight_) cudaEventDestroy(e);
         for (cudaEvent_t e : stage_events_) cudaEventDestroy(e);
         cudaSetDevice(previous);
@@ -134,7 +163,7 @@ class CudaNerfEngine final : public NerfEngine {
     void set_views(std::vector<TrainingView> views) override {
         const DeviceGuard guard(context_.device());
         context_.wait();
-        graph_.clear();
+        forget_steps();
         images_ = {}; // room for the new ones
         n_images_seen_ = 0;
         images_ = DeviceImages(context_, views, std::max<int64_t>(0, context_.available() - reserve()));
@@ -148,7 +177,7 @@ class CudaNerfEngine final : public NerfEngine {
         const float half_size = 0.5f * float(aabb_scale);
         const Aabb box{splat3(0.5f - half_size), splat3(0.5f + half_size)};
         context_.wait();
-        graph_.clear();
+        forget_steps();
         buffers_.reset();
         // Built aside, so that a network for which there is no room leaves the old one in place.
         auto model =
@@ -182,7 +211,10 @@ class CudaNerfEngine final : public NerfEngine {
         check(cudaEventRecord(done, context_.stream()), "event");
         ++step_;
         averaged_fresh_ = false;
-        if (profiling_) add_stage_times();
+        if (profiling_) {
+            marched_ = false;
+            add_stage_times();
+        }
     }
 
     StepResult last_step() override {
@@ -219,6 +251,7 @@ class CudaNerfEngine final : public NerfEngine {
                                       {trained(), model_->scratch(), uniform, occupied, occupancy_->fresh_on_device()});
         occupancy_->apply(plan.occupancy.decay, visits_by_training() && !plan.occupancy.initial, state_.data());
         ++occupancy_updates_;
+        marched_ = false; // through the grid as it was
         host_occupancy_fresh_ = false;
         mark(Stage::Occupancy);
     }
@@ -226,70 +259,144 @@ class CudaNerfEngine final : public NerfEngine {
     // Rays, samples, networks and gradients of a step.
     void rays_to_gradients(const StepPlan& plan) {
         mark(Stage::Begin);
-        const StepView step = step_view();
-        SampleTrainingRays sample = plan.sample;
-        sample.scene = scene();
-        launch_draw_rays(context_, step, sample, occupancy_->view(), plan.composite.loss);
-        mark(Stage::Draw);
+        const StepView step = step_view(parity_);
+        if (!marched_) {
+            launch_restart(context_, step);
+            launch_march(context_, context_.stream(), step, sample_of(plan), occupancy_->view(), plan.composite.loss,
+                         false);
+        }
+        mark(Stage::March);
         model_->functions().trace_rays(context_, {trained(), model_->scratch(), step, occupancy_->view(),
                                                   plan.sample.stepping, plan.composite.loss});
         mark(Stage::Trace);
-        launch_order(context_, step);
+        launch_order(context_, step, plan.batch_size);
         mark(Stage::Order);
         model_->launch_backward(trained(), source());
         mark(Stage::Backward);
     }
-    void scatter_gradients(const StepPlan&) {
+    void scatter_gradients(const StepPlan& plan) {
+        if (march_ahead_) { // in a branch of its own: it is held up by latencies, the others by memory
+            check(cudaEventRecord(fork_, context_.stream()), "event");
+            check(cudaStreamWaitEvent(side_stream_, fork_), "event");
+            launch_march(context_, side_stream_, step_view(1 - parity_), sample_of(plan), occupancy_->view(),
+                         plan.composite.loss, true);
+            check(cudaEventRecord(join_, side_stream_), "event");
+        }
         model_->launch_scatter_gradients(source());
         mark(Stage::Scatter);
     }
-    void optimize(const StepPlan& plan) {
+    void optimize(const StepPlan&) {
         const NerfOptimizer::Trained trained{options_.train_network, options_.train_encoding};
         model_->optimizer().launch(state_.data(), model_->gradient_blocks(), trained);
-        launch_finish(context_, step_view(), plan.batch_size, trained, results_.data(), n_results);
+        if (march_ahead_) check(cudaStreamWaitEvent(context_.stream(), join_), "event");
+        launch_finish(context_, step_view(parity_), trained, results_.data(), n_results);
         mark(Stage::Optimizer);
     }
     StepResult result() const { return {}; } // on its way: last_step() waits for it
 
     // --- rendering and queries -----------------------------------------------------------------------------------
 
-    void render(const FrameRequest& r, FramePixel* pixels) override {
-        const DeviceGuard guard(context_.device());
-        const DeviceArray<FramePixel>& frame = render_on_device(r);
-        frame.download(pixels, int64_t(r.camera.width) * r.camera.height);
-    }
-
     void render_display(const FrameRequest& r, const DisplayOptions& display, float* rgba, float* depth) override {
         const DeviceGuard guard(context_.device());
         const DeviceArray<FramePixel>& frame = render_on_device(r);
-        const int64_t n = int64_t(r.camera.width) * r.camera.height;
-        reserve_array(display_, n * (depth ? 5 : 4), "the picture");
-        float* const device_depth = depth ? display_.data() + 4 * n : nullptr;
-        for_each(context_.stream(), n, FinishPixel{display, frame.data(), display_.data(), device_depth});
-        display_.download(rgba, 4 * n);
-        if (depth) display_.download(depth, n, 4 * n);
+        const int64_t n = pixels_of(r);
+        reserve_array(values_, n * (depth ? 5 : 4), "the picture");
+        float* const device_depth = depth ? values_.data() + 4 * n : nullptr;
+        for_each(context_.stream(), n, FinishPixel{display, frame.data(), values_.data(), device_depth});
+        copy_to_host(rgba, values_.data(), 4 * n);
+        copy_to_host(depth, device_depth, n);
+        context_.wait();
     }
 
-    void evaluate(const Vec3* positions, const Vec3* directions, int64_t n, RawSample* out) override {
+    void render_channels(const FrameRequest& r, const WorldTransform& world, const ChannelPointers& channels,
+                         Placement where) override {
+        const DeviceGuard guard(context_.device());
+        const DeviceArray<FramePixel>& frame = render_on_device(r);
+        const int64_t n = pixels_of(r);
+        ChannelPointers out = channels;
+        if (where == Placement::Host) {
+            const int floats = 3 * bool(out.rgb) + bool(out.alpha) + bool(out.depth) + 3 * bool(out.normal);
+            reserve_array(values_, n * floats, "the picture");
+            float* at = values_.data();
+            if (out.rgb) out.rgb = std::exchange(at, at + 3 * n);
+            if (out.alpha) out.alpha = std::exchange(at, at + n);
+            if (out.depth) out.depth = std::exchange(at, at + n);
+            if (out.normal) out.normal = std::exchange(at, at + 3 * n);
+        }
+        for_each(context_.stream(), n, FinishChannels{world, frame.data(), out});
+        if (where == Placement::Host) {
+            copy_to_host(channels.rgb, out.rgb, 3 * n);
+            copy_to_host(channels.alpha, out.alpha, n);
+            copy_to_host(channels.depth, out.depth, n);
+            copy_to_host(channels.normal, out.normal, 3 * n);
+        }
+        context_.wait();
+    }
+
+    void query(const FieldQuery& q, const Vec3* positions, const Vec3* directions, int64_t n, float* rgb,
+               float* density, Placement where) override {
         const DeviceGuard guard(context_.device());
         refresh_averaged();
+        const cudaStream_t stream = context_.stream();
         const int64_t chunk = std::min(n, points_per_launch);
-        DeviceArray<Vec3> p(context_, chunk, "query points"), d(context_, directions ? chunk : 0, "query points");
-        DeviceArray<RawSample> raw(context_, chunk, "query results");
+        reserve_array(points_, (directions ? 2 : 1) * chunk, "query points");
+        reserve_array(raw_, chunk, "query results");
+        if (where == Placement::Host) reserve_array(values_, (directions ? 4 : 1) * chunk, "query results");
+        Vec3* const p = points_.data();
+        Vec3* const d = directions ? p + chunk : nullptr;
         for (int64_t begin = 0; begin < n; begin += chunk) {
             const int64_t m = std::min(chunk, n - begin);
-            p.upload(positions + begin, m);
-            if (directions) d.upload(directions + begin, m);
+            PlaceQueryPoint place{q.world, positions + begin, directions ? directions + begin : nullptr, p, d};
+            float* const colors = rgb ? rgb + 3 * begin : nullptr;
+            FinishQueryPoint finish{q, occupancy_->view(), p, raw_.data(), colors, density + begin};
+            if (where == Placement::Host) {
+                copy_to_device(p, place.positions, m);
+                copy_to_device(d, place.directions, m);
+                place.positions = p;
+                place.directions = d;
+                finish.density = values_.data();
+                finish.rgb = rgb ? values_.data() + chunk : nullptr;
+            }
+            for_each(stream, m, place);
             PointsJob job{};
-            job.model = model_->averaged(Activation::Logistic, Activation::Exponential);
+            job.model = model_->averaged(q.rgb_activation, q.density_activation);
             job.scratch = model_->scratch();
-            job.positions = p.data();
-            job.directions = d.data();
+            job.positions = p;
+            job.directions = d;
             job.n = m;
-            job.out = raw.data();
+            job.out = raw_.data();
             model_->functions().points(context_, job);
-            raw.download(out + begin, m);
+            for_each(stream, m, finish);
+            if (where == Placement::Host) {
+                copy_to_host(density + begin, finish.density, m);
+                copy_to_host(colors, finish.rgb, 3 * m);
+            }
         }
+        context_.wait();
+    }
+
+    int device() const override { return context_.device(); }
+    std::shared_ptr<SharedMemory> allocate(int64_t bytes, Placement where) override {
+        if (where == Placement::Device) return context_.share(bytes, "a result");
+        return allocate_for_host(context_.device(), bytes, context_.stream());
+    }
+    void wait_for_stream(uintptr_t stream) override {
+        const DeviceGuard guard(context_.device());
+        wait_for(context_.stream(), reinterpret_cast<cudaStream_t>(stream));
+    }
+    std::shared_ptr<SharedMemory> keep_pixels(const void* on_device, int64_t bytes) override {
+        const DeviceGuard guard(context_.device());
+        const bool fits = bytes <= context_.available() - reserve();
+        auto kept = fits ? context_.share(bytes, "training images")
+                         : allocate_for_host(context_.device(), bytes, context_.stream());
+        check(cudaMemcpyAsync(kept->data(), on_device, size_t(bytes), cudaMemcpyDefault, context_.stream()),
+              "copy of training images");
+        context_.wait();
+        return kept;
+    }
+    bool all_finite(const float* on_device, int64_t n) override {
+        const DeviceGuard guard(context_.device());
+        return cuda::all_finite(context_, on_device, n);
     }
 
     std::vector<float> params() override {
@@ -357,11 +464,13 @@ class CudaNerfEngine final : public NerfEngine {
     void set_occupancy(const std::vector<float>& values) override {
         const DeviceGuard guard(context_.device());
         occupancy_->set_values(values, state_.data());
+        marched_ = false;
         host_occupancy_fresh_ = false;
     }
     void reset_occupancy() override {
         const DeviceGuard guard(context_.device());
         occupancy_->reset();
+        marched_ = false;
         host_occupancy_fresh_ = false;
         occupancy_updates_ = 0;
         n_images_seen_ = 0;
@@ -375,21 +484,26 @@ class CudaNerfEngine final : public NerfEngine {
     int64_t peak_device_bytes() const override { return context_.peak_bytes(); }
 
   private:
-    enum class Stage { Begin, Occupancy, Draw, Trace, Order, Backward, Scatter, Optimizer, Count };
+    enum class Stage { Begin, Occupancy, March, Trace, Order, Backward, Scatter, Optimizer, Count };
 
     bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
     SceneView scene() const {
         return {images_.views(), images_.n_views(), model_->box(), occupancy_->n_cascades() - 1};
     }
     ModelView trained() const { return model_->trained(options_.rgb_activation, options_.density_activation); }
-    StepView step_view() const {
-        StepView v = buffers_->view();
+    SampleTrainingRays sample_of(const StepPlan& plan) const {
+        SampleTrainingRays sample = plan.sample;
+        sample.scene = scene();
+        return sample;
+    }
+    StepView step_view(int parity) const {
+        StepView v = buffers_->view(parity);
         v.visited = visits_by_training() ? occupancy_->fresh_on_device() : nullptr;
         return v;
     }
     DeviceModel::BackwardSource source() const {
         DeviceModel::BackwardSource s;
-        s.step = step_view();
+        s.step = step_view(parity_);
         s.options = plan_.composite;
         s.n = &s.step.state->n_contributing;
         s.capacity = s.step.batch_capacity;
@@ -410,6 +524,7 @@ class CudaNerfEngine final : public NerfEngine {
     // Restarts the host's count of steps with it.
     void write_state(const StepState& s) {
         state_.upload(&s, 1);
+        marched_ = false;
         step_ = first_step_ = s.step;
     }
 
@@ -417,14 +532,14 @@ class CudaNerfEngine final : public NerfEngine {
     void prepare(const NerfTrainOptions& options, int64_t batch_size) {
         if (!buffers_ || buffers_->batch_size() != batch_size) {
             context_.wait();
-            graph_.clear();
+            forget_steps();
             buffers_.reset();
             model_->reserve_encoding_gradients(batch_size + batch_size / 4);
             buffers_ = std::make_unique<StepBuffers>(context_, batch_size, model_->is_fused(), state_.data());
         }
         if (step_ == first_step_ || rays_of_batch_ != batch_size) plan_rays(batch_size);
         const int n_images = options.n_images > 0 ? std::min(options.n_images, images_.n_views()) : images_.n_views();
-        if (!(options == options_)) graph_.clear();
+        if (!(options == options_)) forget_steps();
         options_ = options;
         // Not more than a few steps ahead of the device.
         check(cudaEventSynchronize(in_flight_[step_ % in_flight_.size()]), "waiting for a training step");
@@ -453,20 +568,34 @@ class CudaNerfEngine final : public NerfEngine {
             s.n_rays = int(std::max<int64_t>(8, batch_size / initial_rays_divisor));
         else if (rays_of_batch_ != batch_size)
             s.n_rays = std::max(8, int(double(s.n_rays) * double(batch_size) / double(rays_of_batch_)));
-        s.n_rays = int(std::min<int64_t>(s.n_rays, buffers_->view().max_rays));
+        s.n_rays = int(std::min<int64_t>(s.n_rays, buffers_->max_rays()));
         s.rng = rays_rng(s.step);
         state_.upload(&s, 1);
+        marched_ = false;
         rays_of_batch_ = batch_size;
     }
 
     void launch_graph() {
         if (plan_.occupancy.uniform_samples > 0) update_occupancy(plan_);
-        if (!graph_.captured()) {
+        // The next step's rays are marched ahead, unless the occupancy grid changes before.
+        march_ahead_ =
+            occupancy_update_at(options_.occupancy_schedule, step_ + 1, occupancy_->n_cascades(), plan_.batch_size)
+                .uniform_samples == 0;
+        StepGraph& graph = graphs_[size_t(marched_) | size_t(march_ahead_) << 1 | size_t(parity_) << 2];
+        if (!graph.captured()) {
             StepPlan plan = plan_;
             plan.occupancy = {};
-            graph_.capture(context_.stream(), [&] { training_step(*this, plan); });
+            graph.capture(context_.stream(), [&] { training_step(*this, plan); });
         }
-        graph_.launch(context_.stream());
+        graph.launch(context_.stream());
+        marched_ = march_ahead_;
+        march_ahead_ = false;
+        parity_ = 1 - parity_;
+    }
+    // Steps that were captured, or rays that were marched ahead, no longer do what the next step should.
+    void forget_steps() {
+        for (StepGraph& g : graphs_) g.clear();
+        marched_ = false;
     }
 
     // Profiling runs a step's kernels one by one, with an event after each stage.
@@ -484,8 +613,8 @@ class CudaNerfEngine final : public NerfEngine {
     }
     void add_stage_times() {
         check(cudaEventSynchronize(stage_events_[size_t(Stage::Optimizer)]), "event");
-        times_.marching += elapsed(Stage::Begin, Stage::Draw);
-        times_.forward += elapsed(Stage::Draw, Stage::Trace);
+        times_.marching += elapsed(Stage::Begin, Stage::March);
+        times_.forward += elapsed(Stage::March, Stage::Trace);
         times_.compositing += elapsed(Stage::Trace, Stage::Order);
         times_.backward += elapsed(Stage::Order, Stage::Backward);
         times_.rays_to_gradients += elapsed(Stage::Begin, Stage::Backward);
@@ -508,9 +637,25 @@ class CudaNerfEngine final : public NerfEngine {
         array = DeviceArray<T>(context_, n, what);
     }
 
+    // Asynchronous where host memory is page-locked. Null: not wanted.
+    template <typename T>
+    void copy_to_host(T* to, const T* from, int64_t n) const {
+        if (to)
+            check(cudaMemcpyAsync(to, from, size_t(n) * sizeof(T), cudaMemcpyDeviceToHost, context_.stream()),
+                  "copy from the device");
+    }
+    template <typename T>
+    void copy_to_device(T* to, const T* from, int64_t n) const {
+        if (to)
+            check(cudaMemcpyAsync(to, from, size_t(n) * sizeof(T), cudaMemcpyHostToDevice, context_.stream()),
+                  "copy to the device");
+    }
+
+    static int64_t pixels_of(const FrameRequest& r) { return int64_t(r.camera.width) * r.camera.height; }
+
     const DeviceArray<FramePixel>& render_on_device(const FrameRequest& r) {
         refresh_averaged();
-        reserve_array(frame_, int64_t(r.camera.width) * r.camera.height, "the picture");
+        reserve_array(frame_, pixels_of(r), "the picture");
         RenderJob job;
         job.model = model_->averaged(r.rgb_activation, r.density_activation);
         job.occupancy = occupancy_->view();
@@ -541,12 +686,18 @@ class CudaNerfEngine final : public NerfEngine {
     std::unique_ptr<DeviceModel> model_;
     std::unique_ptr<DeviceOccupancy> occupancy_;
     std::unique_ptr<StepBuffers> buffers_;
-    StepGraph graph_;
+    std::array<StepGraph, 8> graphs_; // by marched_, march_ahead_ and parity_
+    cudaStream_t side_stream_ = nullptr;
+    cudaEvent_t fork_ = nullptr, join_ = nullptr;
+    int parity_ = 0;                             // of the step: which rays are its own
+    bool marched_ = false, march_ahead_ = false; // this step's rays are there; the next one's will be
     DeviceArray<StepState> state_;
     DeviceArray<uint32_t> ticket_;
     PinnedArray<StepResult> results_;
     DeviceArray<FramePixel> frame_;
-    DeviceArray<float> display_;
+    DeviceArray<float> values_; // of results on their way to the host
+    DeviceArray<Vec3> points_;  // of queries
+    DeviceArray<RawSample> raw_;
     std::array<cudaEvent_t, 4> in_flight_{};
     std::array<cudaEvent_t, size_t(Stage::Count)> stage_events_{};
     uint64_t seed_ = 0;

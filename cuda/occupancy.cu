@@ -40,17 +40,36 @@ struct BitsByMean {
         b(i);
     }
 };
-// Body: a bit for each word that is not zero.
-struct BlockBits {
-    const uint64_t* words;
-    uint64_t* blocks;
-
-    NGP_HD void operator()(int64_t i) const {
-        uint64_t block = 0;
-        for (int k = 0; k < 64; ++k) block |= uint64_t(words[i * 64 + k] != 0) << k;
-        blocks[i] = block;
+// OccupancyView::clearance, as find_clearances() of stages/occupancy.cpp does it; a block a cascade, a thread a row.
+__global__ void __launch_bounds__(words_along_axis* words_along_axis)
+    clearance_kernel(const uint64_t* words, uint8_t* clearance) {
+    constexpr int n = words_along_axis;
+    static_assert(n == 32, "a row of words is the bits of an integer");
+    __shared__ uint32_t rows[n + 2][n + 2], planes[n + 2][n + 2]; // with a border of what is outside
+    words += int64_t(blockIdx.x) * occupancy_words;
+    clearance += int64_t(blockIdx.x) * occupancy_words;
+    const int y = int(threadIdx.x) % n, z = int(threadIdx.x) / n;
+    for (int i = threadIdx.x; i < (n + 2) * (n + 2); i += n * n)
+        rows[i / (n + 2)][i % (n + 2)] = planes[i / (n + 2)][i % (n + 2)] = ~0u;
+    uint32_t reached = 0;
+    for (int x = 0; x < n; ++x) {
+        const uint32_t m = morton3(uint32_t(x), uint32_t(y), uint32_t(z));
+        const bool occupied = words[m] != 0;
+        reached |= uint32_t(occupied) << x;
+        clearance[m] = occupied ? 0 : max_clearance;
     }
-};
+    for (int v = 1; v < max_clearance; ++v) {
+        __syncthreads();
+        rows[z + 1][y + 1] = spread_along_row(reached);
+        __syncthreads();
+        planes[z + 1][y + 1] = rows[z + 1][y] | rows[z + 1][y + 1] | rows[z + 1][y + 2];
+        __syncthreads();
+        const uint32_t now = planes[z][y + 1] | planes[z + 1][y + 1] | planes[z + 2][y + 1];
+        for (uint32_t fresh = now & ~reached; fresh; fresh &= fresh - 1)
+            clearance[morton3(uint32_t(__ffs(int(fresh)) - 1), uint32_t(y), uint32_t(z))] = uint8_t(v);
+        reached = now;
+    }
+}
 
 } // namespace
 
@@ -59,7 +78,7 @@ DeviceOccupancy::DeviceOccupancy(Context& context, int n_cascades) : context_(co
     values_ = {context, n, "the occupancy grid"};
     fresh_ = {context, n, "the occupancy grid"};
     words_ = {context, n / 64, "the occupancy grid"};
-    blocks_ = {context, n / 4096, "the occupancy grid"};
+    clearance_ = {context, n / 64, "the occupancy grid"};
     partial_sums_ = {context, sum_blocks, "the occupancy grid"};
     reset();
 }
@@ -68,7 +87,7 @@ void DeviceOccupancy::reset() {
     values_.zero();
     fresh_.zero();
     words_.zero();
-    blocks_.zero();
+    clearance_.zero(); // nothing is skipped: right for any bits
 }
 
 void DeviceOccupancy::set_values(const std::vector<float>& values, StepState* state) {
@@ -104,7 +123,8 @@ void DeviceOccupancy::rebuild_bits(StepState* state) {
         uint64_t* coarse = words_.data() + c * words_per_cascade;
         for_each(stream, words_per_cascade / 8, CoarsenOccupancy{coarse - words_per_cascade, coarse});
     }
-    for_each(stream, blocks_.size(), BlockBits{words_.data(), blocks_.data()});
+    clearance_kernel<<<n_cascades_, words_along_axis * words_along_axis, 0, stream>>>(words_.data(), clearance_.data());
+    check(cudaGetLastError(), "launch of the occupancy's clearances");
 }
 
 } // namespace ngp::cuda

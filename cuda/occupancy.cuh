@@ -16,11 +16,11 @@ class DeviceOccupancy {
     std::vector<float> fresh() const { return fresh_.download(); }
     void set_fresh(const std::vector<float>& fresh) { fresh_.upload(fresh); }
 
-    OccupancyView view() const { return {words_.data(), blocks_.data(), n_cascades_ - 1}; }
+    OccupancyView view() const { return {words_.data(), clearance_.data(), n_cascades_ - 1}; }
     int n_cascades() const { return n_cascades_; }
     const float* values_on_device() const { return values_.data(); }
     float* fresh_on_device() const { return fresh_.data(); }
-    int64_t bytes() const { return values_.bytes() + fresh_.bytes() + words_.bytes() + blocks_.bytes(); }
+    int64_t bytes() const { return values_.bytes() + fresh_.bytes() + words_.bytes() + clearance_.bytes(); }
 
     // Cells that none of the first n_images views sees become -1 (E.3).
     void mark_visible(const SceneView& scene, int n_images, bool initial);
@@ -34,7 +34,8 @@ class DeviceOccupancy {
     Context& context_;
     int n_cascades_;
     DeviceArray<float> values_, fresh_, partial_sums_;
-    DeviceArray<uint64_t> words_, blocks_;
+    DeviceArray<uint64_t> words_;
+    DeviceArray<uint8_t> clearance_;
 };
 
 } // namespace ngp::cuda

@@ -22,6 +22,12 @@ struct AdamCommon {
     __device__ float gradient_scale() const { return 1.0f / (loss_scale * float(max_of(1u, state->n_rays_used))); }
 };
 
+// Gradients as large as the largest half in these units don't occur in training, but must not become infinite.
+NGP_HD half stored_moment(float m) {
+    constexpr float largest = 65504.0f;
+    return __float2half_rn(clamp_to(m * (1.0f / first_moment_unit), -largest, largest));
+}
+
 __device__ __forceinline__ float finite_or_zero(float g) { return fabsf(g) <= FLT_MAX ? g : 0.0f; }
 
 // --- table entries -----------------------------------------------------------------------------------------------
@@ -98,7 +104,7 @@ __global__ void __launch_bounds__(256) adam_entries_kernel(const __grid_constant
         r.average[f] = ema_carry(r.average[f], r.weight[f], carry);
         adam_update(s, step_size, finite_or_zero(g[f] * scale), r.weight[f], m, r.second[f]);
         r.average[f] = ema_carry(r.average[f], r.weight[f], s.ema_decay);
-        r.first[f] = __float2half_rn(m * (1.0f / first_moment_unit));
+        r.first[f] = stored_moment(m);
         halves.v[f] = __float2half_rn(r.weight[f]);
     }
     r.averaged = step;
@@ -412,7 +418,7 @@ void DeviceOptimizer::set_state(const NerfOptimizer::State& s) {
         auto* r = reinterpret_cast<EntryRecord<F>*>(records.data());
         for (int64_t e = 0; e < n_entries_; ++e) {
             const float* from = s.entries.data() + size_t(e) * record;
-            for (int f = 0; f < F; ++f) r[e].first[f] = __float2half_rn(from[f] * (1.0f / first_moment_unit));
+            for (int f = 0; f < F; ++f) r[e].first[f] = stored_moment(from[f]);
             std::copy_n(from + F, F, r[e].second);
             std::copy_n(from + 2 * F, F, r[e].average);
             r[e].updates = float_to_bits(from[3 * F]);

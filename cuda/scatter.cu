@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(32 * warps) scatter_kernel(const __grid_consta
             if (job.samples) {
                 const Sample sample = job.samples[at];
                 const RayMarcher& march = job.rays[sample.ray].march;
-                p = march.origin + march.direction * sample.t;
+                p = march.position(sample.t);
             } else {
                 p = job.positions[at];
             }

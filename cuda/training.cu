@@ -6,26 +6,91 @@ namespace ngp::cuda {
 
 namespace {
 
-// --- drawing rays ------------------------------------------------------------------------------------------------
+// --- marching ----------------------------------------------------------------------------------------------------
 
-constexpr int draw_threads = 128;
+constexpr int march_threads = 128;
 
-struct DrawJob {
+struct MarchJob {
     StepView step;
     SampleTrainingRays sample;
     OccupancyView occupancy;
     LossType loss;
+    bool ahead; // for the step after this one
 };
 
-__global__ void __launch_bounds__(draw_threads) draw_rays_kernel(const __grid_constant__ DrawJob job) {
+// Writes a ray's stepping positions.
+class TimeWriter {
+  public:
+    __device__ TimeWriter(const StepView& step) : step_(step) {}
+
+    __device__ void add(float t) {
+        const uint32_t at = count_ % uint32_t(chunk_times);
+        if (at == 0) take_chunk();
+        ++count_;
+        if (fits_) step_.times[int64_t(chunk_) * chunk_times + at] = t;
+    }
+    __device__ uint32_t count() const { return count_; }
+    __device__ bool fits() const { return fits_; }
+    __device__ RaySpan span() const { return {first_, count_}; }
+
+  private:
+    __device__ void take_chunk() {
+        if (!fits_) return;
+        const uint32_t chunk = atomicAdd(&step_.state->n_chunks, 1u);
+        fits_ = int64_t(chunk) < step_.chunk_capacity;
+        if (!fits_) return;
+        if (count_ == 0)
+            first_ = chunk;
+        else
+            step_.next_chunk[chunk_] = chunk;
+        chunk_ = chunk;
+    }
+
+    const StepView& step_;
+    uint32_t count_ = 0, chunk_ = 0, first_ = 0;
+    bool fits_ = true;
+};
+
+// The first positions that RayMarcher::next() would stop at, but a cell is looked up once for all that are in it.
+// Leaves the ray where to go on, or ended.
+__device__ void march_on(RayMarcher& march, const OccupancyView& grid, const Stepping& stepping, TimeWriter& out) {
+    static_assert(marched_ahead <= max_samples_per_ray);
+    while (march.t < march.t_end && out.count() < uint32_t(marched_ahead)) {
+        const RayMarcher::Probe here = march.probe(grid, stepping, true, march.t);
+        float after;
+        if (here.empty != 0) {
+            after = march.leave(grid, stepping, true, here);
+            if (!(after > march.t)) break;
+        } else {
+            const float exit =
+                min_of(empty_exit(march.origin, march.inverse_direction, here.cell, here.cascade, 1), march.t_end);
+            after = march.t;
+            float dt = here.dt;
+            do {
+                if (!(after + dt > after)) { // so far away that a step vanishes in rounding
+                    march.t_end = 0.0f;
+                    break;
+                }
+                out.add(after);
+                after += dt;
+                dt = stepping.step_length(after);
+            } while (after < exit && out.count() < uint32_t(marched_ahead));
+        }
+        march.t = after;
+    }
+    if (out.count() < uint32_t(marched_ahead)) march.t_end = 0.0f;
+}
+
+// A thread a ray.
+__global__ void __launch_bounds__(march_threads) march_kernel(const __grid_constant__ MarchJob job) {
     const StepView& step = job.step;
     StepState& state = *step.state;
-    const int n_rays = state.n_rays, lane = threadIdx.x & 31;
+    const int n_rays = job.ahead ? state.next_n_rays : state.n_rays, lane = threadIdx.x & 31;
     SampleTrainingRays sample = job.sample;
-    sample.rng = state.rng;
+    sample.rng = job.ahead ? state.next_rng : state.rng;
     sample.n_rays = n_rays;
-    const int stride = int(gridDim.x) * draw_threads;
-    for (int first = int(blockIdx.x) * draw_threads; first < n_rays; first += stride) {
+    const int stride = int(gridDim.x) * march_threads;
+    for (int first = int(blockIdx.x) * march_threads; first < n_rays; first += stride) {
         const int i = first + int(threadIdx.x);
         bool hit = false;
         if (i < n_rays) {
@@ -33,9 +98,14 @@ __global__ void __launch_bounds__(draw_threads) draw_rays_kernel(const __grid_co
             sample.rays = &ray;
             sample.first_ray = i;
             sample(i);
-            hit = ray.march.next(job.occupancy, sample.stepping, true) > 0.0f;
+            TimeWriter times(step);
+            march_on(ray.march, job.occupancy, sample.stepping, times);
             step.rays[i] = ray;
-            if (!hit) step.outcomes[i] = ray_outcome(job.loss, ray, {}, 1.0f, 0);
+            hit = times.count() > 0 && times.fits();
+            if (hit)
+                step.spans[i] = times.span();
+            else
+                step.outcomes[i] = ray_outcome(job.loss, ray, {}, 1.0f, times.fits() ? 0u : unused_ray);
         }
         const uint32_t hits = __ballot_sync(0xffffffffu, hit);
         uint32_t at = 0;
@@ -43,6 +113,10 @@ __global__ void __launch_bounds__(draw_threads) draw_rays_kernel(const __grid_co
         at = __shfl_sync(0xffffffffu, at, 0) + uint32_t(__popc(hits & ((1u << lane) - 1u)));
         if (hit) step.hits[at] = uint32_t(i);
     }
+}
+
+__global__ void restart_kernel(const StepView step) {
+    step.state->n_chunks = step.state->n_hits = step.state->hit_ticket = 0;
 }
 
 // --- order -------------------------------------------------------------------------------------------------------
@@ -94,7 +168,18 @@ __global__ void __launch_bounds__(rays_per_tile) order_rays_kernel(const StepVie
     }
 }
 
-__global__ void __launch_bounds__(256) order_samples_kernel(const StepView step) {
+// What the next step will do, now that this one's samples are counted; and the counters that its marching needs.
+__device__ void plan_next_step(const StepView& step, int64_t batch_size) {
+    StepState& state = *step.state;
+    const int n = next_ray_count(max_of(1u, state.n_rays_used), state.n_contributing, batch_size);
+    state.next_n_rays = int32_t(min_of<int64_t>(n, step.max_rays));
+    state.next_rng = state.rng;
+    state.next_rng.advance(uint64_t(1) << 32);
+    state.n_chunks = state.n_hits = state.hit_ticket = 0;
+}
+
+__global__ void __launch_bounds__(256) order_samples_kernel(const StepView step, int64_t batch_size) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) plan_next_step(step, batch_size);
     const uint32_t n = min_of<int64_t>(step.state->n_samples, step.sample_capacity);
     for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
         const Sample s = step.samples[i];
@@ -107,7 +192,6 @@ __global__ void __launch_bounds__(256) order_samples_kernel(const StepView step)
 
 struct FinishJob {
     StepView step;
-    int64_t batch_size;
     bool matrices, encoding; // were trained
     StepResult* results;     // of step k at k % n_results
     uint32_t n_results;
@@ -136,14 +220,13 @@ __global__ void __launch_bounds__(256) finish_kernel(const __grid_constant__ Fin
     job.results[state.step % job.n_results] = r;
     __threadfence_system();
 
-    state.n_rays = int32_t(
-        min_of<int64_t>(next_ray_count(max_of<int64_t>(1, r.rays), r.samples, job.batch_size), job.step.max_rays));
-    state.rng.advance(uint64_t(1) << 32);
+    state.n_rays = state.next_n_rays;
+    state.rng = state.next_rng;
     ++state.step;
     state.matrix_steps += job.matrices;
     state.encoding_steps += job.encoding;
-    state.n_hits = state.n_evaluated = state.n_samples = state.n_contributing = state.n_rays_used = 0;
-    state.hit_ticket = state.order_ticket = 0;
+    state.n_evaluated = state.n_samples = state.n_contributing = state.n_rays_used = 0;
+    state.order_ticket = 0;
 }
 
 __global__ void __launch_bounds__(128) gather_kernel(const StepView step, const CompositeOptions given, Vec3* positions,
@@ -169,24 +252,29 @@ unsigned full_grid(const Context& context, Kernel kernel, int threads) {
 
 } // namespace
 
-void launch_draw_rays(Context& context, const StepView& step, const SampleTrainingRays& sample,
-                      const OccupancyView& occupancy, LossType loss) {
-    draw_rays_kernel<<<full_grid(context, draw_rays_kernel, draw_threads), draw_threads, 0, context.stream()>>>(
-        DrawJob{step, sample, occupancy, loss});
-    check(cudaGetLastError(), "launch of drawing rays");
+void launch_march(Context& context, cudaStream_t stream, const StepView& step, const SampleTrainingRays& sample,
+                  const OccupancyView& occupancy, LossType loss, bool ahead) {
+    march_kernel<<<full_grid(context, march_kernel, march_threads), march_threads, 0, stream>>>(
+        MarchJob{step, sample, occupancy, loss, ahead});
+    check(cudaGetLastError(), "launch of marching");
 }
 
-void launch_order(Context& context, const StepView& step) {
+void launch_restart(Context& context, const StepView& step) {
+    restart_kernel<<<1, 1, 0, context.stream()>>>(step);
+    check(cudaGetLastError(), "launch of a step's start");
+}
+
+void launch_order(Context& context, const StepView& step, int64_t batch_size) {
     order_rays_kernel<<<full_grid(context, order_rays_kernel, rays_per_tile), rays_per_tile, 0, context.stream()>>>(
         step);
-    order_samples_kernel<<<full_grid(context, order_samples_kernel, 256), 256, 0, context.stream()>>>(step);
+    order_samples_kernel<<<full_grid(context, order_samples_kernel, 256), 256, 0, context.stream()>>>(step, batch_size);
     check(cudaGetLastError(), "launch of ordering samples");
 }
 
-void launch_finish(Context& context, const StepView& step, int64_t batch_size, NerfOptimizer::Trained trained,
-                   StepResult* results, uint32_t n_results) {
+void launch_finish(Context& context, const StepView& step, NerfOptimizer::Trained trained, StepResult* results,
+                   uint32_t n_results) {
     finish_kernel<<<1, 256, 0, context.stream()>>>(
-        FinishJob{step, batch_size, trained.matrices, trained.encoding, results, n_results});
+        FinishJob{step, trained.matrices, trained.encoding, results, n_results});
     check(cudaGetLastError(), "launch of the end of a step");
 }
 

@@ -1,12 +1,13 @@
 // What the kernels of a training step share: device memory that changes from step to step, samples, and prefix sums
 // over blocks.
 //
-// A step (stages/training_step.h) is one CUDA graph: all counts stay on the device. Rays are drawn and marched to their
-// first sample, where most of those that see only background end. The others are traced (trace_rays.cuh): small groups
-// of lanes march a few samples ahead, evaluate and composite them, until the ray is opaque; samples are kept with their
-// encodings. Then samples get an order, ray after ray, that does not depend on timing; the backward pass forms their
-// gradients and recomputes the networks from the kept encodings; a scatter adds encoding gradients to the table; the
-// optimizer updates what has a gradient.
+// A step (stages/training_step.h) is one CUDA graph: all counts stay on the device. Rays are drawn and marched, a
+// thread a ray, as far as most need; those that meet nothing end there. The others are traced (trace_rays.cuh): groups
+// of lanes evaluate and composite a few samples at a time until the ray is opaque; samples are kept with their
+// encodings. Where each of these puts what it finds depends on timing, so then samples get an order, ray after ray,
+// that does not; the backward pass forms their gradients and recomputes the networks from the kept encodings; a scatter
+// adds encoding gradients to the table; the optimizer updates what has a gradient. Beside the last two, the next step's
+// rays are marched.
 #pragma once
 
 #include "memory.cuh"
@@ -25,6 +26,8 @@ namespace ngp::cuda {
 // rays. Small enough that sums over a batch stay below the largest half.
 constexpr float loss_scale = 4.0f;
 
+constexpr int chunk_times = 32;              // stepping positions that a ray takes memory for at once
+constexpr int marched_ahead = 128;           // of a ray, before it is traced: most become opaque sooner
 constexpr int rays_per_tile = 256;           // that a block brings into order together
 constexpr uint32_t unused_ray = 0xffffffffu; // count of a ray whose samples did not fit
 
@@ -35,7 +38,10 @@ struct StepState {
     uint32_t encoding_steps; // ... in which the encoding was trained
     int32_t n_rays;          // planned for this step
     Pcg32 rng;               // of this step's rays
-    uint32_t n_hits;         // rays with samples
+    int32_t next_n_rays;     // the same of the next step
+    Pcg32 next_rng;
+    uint32_t n_chunks; // of stepping positions
+    uint32_t n_hits;   // rays with samples
     uint32_t n_evaluated;
     uint32_t n_samples;      // kept
     uint32_t n_contributing; // of rays that are used
@@ -54,6 +60,11 @@ struct alignas(16) Sample {
 struct alignas(16) SampleBlend {
     Vec3 upto;
     float before;
+};
+
+// A ray's first stepping positions in occupied cells: how many, and their first chunk.
+struct RaySpan {
+    uint32_t chunk = 0, count = 0;
 };
 
 // What compositing a ray gave.
@@ -140,6 +151,9 @@ class TileScan {
 struct StepView {
     StepState* state = nullptr;
     TrainingRay* rays = nullptr;
+    RaySpan* spans = nullptr;       // of rays
+    float* times = nullptr;         // t of stepping positions, in chunks of chunk_times
+    uint32_t* next_chunk = nullptr; // of the same ray, after a full one
     RayOutcome* outcomes = nullptr; // of rays
     uint32_t* hits = nullptr;       // rays with samples
     // Contributing samples, in the order of their evaluation.
@@ -150,7 +164,7 @@ struct StepView {
     // The same, ray after ray: place of the ray's first in `order`, or unused_ray; which sample is there.
     uint32_t* first = nullptr;
     uint32_t* order = nullptr;
-    int64_t sample_capacity = 0, batch_capacity = 0, max_rays = 0;
+    int64_t chunk_capacity = 0, sample_capacity = 0, batch_capacity = 0, max_rays = 0;
     unsigned long long* scan = nullptr; // one word a tile of rays
     float* tile_loss = nullptr;         // likewise
     float* visited = nullptr;           // occupancy cells' fresh values, if training samples count as visits
@@ -201,16 +215,18 @@ __device__ inline RawSample sample_gradient(const StepView& step, const Composit
     return d;
 }
 
-// Draws the step's rays and marches them to their first sample. `sample`: without ray count, generator and destination,
-// which are the state's.
-void launch_draw_rays(Context& context, const StepView& step, const SampleTrainingRays& sample,
-                      const OccupancyView& occupancy, LossType loss);
-// After tracing: which rays are used, and their samples' order.
-void launch_order(Context& context, const StepView& step);
-// Sums the step up into `results` (host memory that the device can write; step k's at k % n_results), plans the next
-// one and clears the counters.
-void launch_finish(Context& context, const StepView& step, int64_t batch_size, NerfOptimizer::Trained trained,
-                   StepResult* results, uint32_t n_results);
+// Draws rays and marches them: this step's, or, once launch_order() is done, the next one's,
+// into arrays of its own. `sample`: without ray count, generator and destination, which are the state's.
+void launch_march(Context& context, cudaStream_t stream, const StepView& step, const SampleTrainingRays& sample,
+                  const OccupancyView& occupancy, LossType loss, bool ahead);
+// Before this step's rays are marched, if they were not marched ahead.
+void launch_restart(Context& context, const StepView& step);
+// After tracing: which rays are used, their samples' order, and the number of rays of the next step.
+void launch_order(Context& context, const StepView& step, int64_t batch_size);
+// Sums the step up into `results` (host memory that the device can write; step k's at k % n_results) and goes over to
+// the next one.
+void launch_finish(Context& context, const StepView& step, NerfOptimizer::Trained trained, StepResult* results,
+                   uint32_t n_results);
 
 // Contributing samples in order, for GeneralBackward.
 void launch_gather(Context& context, const StepView& step, const CompositeOptions& options, Vec3* positions,

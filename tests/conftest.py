@@ -1,4 +1,9 @@
-"""Fixtures of all tests: devices, data, the tiny scene with a model trained on it, and child processes."""
+"""Fixtures of all tests: devices, data, the tiny scene with a model trained on it, and child processes.
+
+Tests with `device` run on the CPU and, where there is one, on a GPU; those with `cuda` on a GPU only. On a GPU, tests
+that compare bytes ask for deterministic=True. Tests of what does not depend on the device, and all child processes,
+name one: "auto" is tested in tests/python.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +64,14 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def cuda() -> str:
+    """A GPU, for tests that make no sense without one."""
+    if not _core.has_cuda:
+        pytest.skip(_core.cuda_unavailable_reason() or "this build has no CUDA engine")
+    return "cuda"
+
+
+@pytest.fixture(scope="session")
 def data() -> Path:
     """The shared test data: scenes, snapshots of instant-ngp and its pictures of them."""
     if not DATA.is_dir():
@@ -78,13 +92,24 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyScene:
 
 
 @pytest.fixture(scope="session")
-def trained_snapshot(tiny: TinyScene, device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Snapshot of a model trained on the tiny scene for TRAINED_STEPS steps."""
-    testbed = Testbed(data=tiny.train, config="base_14", device=device)
-    testbed.fit(TRAINED_STEPS, batch_size=TRAINED_BATCH)
-    path = tmp_path_factory.mktemp("trained") / "tiny.ingp"
-    testbed.save_snapshot(path)
-    return path
+def snapshot_of(tiny: TinyScene, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """snapshot_of(device): a model trained there on the tiny scene for TRAINED_STEPS steps."""
+
+    @cache
+    def train(device: str) -> Path:
+        testbed = Testbed(data=tiny.train, config="base_14", device=device, deterministic=True)
+        testbed.fit(TRAINED_STEPS, batch_size=TRAINED_BATCH)
+        path = tmp_path_factory.mktemp("trained") / "tiny.ingp"
+        testbed.save_snapshot(path)
+        return path
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained_snapshot(snapshot_of: Callable[[str], Path], device: str) -> Path:
+    """Snapshot of the model that was trained on the device."""
+    return snapshot_of(device)
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ bool run(const std::string& snapshot) {
 
     // A view from between the training cameras: colour, alpha and depth from one pass, in our units.
     const ngp::CameraMatrix pose = camera_of(11.5f, n_views);
-    const ngp::ChannelImages view = testbed.render_channels(pose, model, /*normals=*/false, /*spp=*/1);
+    const ngp::ChannelImages view = testbed.render_channels(pose, model, {.normal = false});
     const double quality = psnr(view, photograph(pose, model));
     std::printf("held-out view: PSNR %.2f dB\n", quality);
     bool good = expect(quality > 26, "PSNR must be above 26 dB");
@@ -186,7 +186,7 @@ bool run(const std::string& snapshot) {
     testbed.save_snapshot(snapshot);
     ngp::Testbed other;
     other.load_snapshot(snapshot);
-    const ngp::ChannelImages again = other.render_channels(pose, model, false, 1);
+    const ngp::ChannelImages again = other.render_channels(pose, model, {.normal = false});
     float difference = 0;
     for (size_t i = 0; i < view.rgb.size(); ++i)
         difference = std::max(difference, std::fabs(view.rgb[i] - again.rgb[i]));

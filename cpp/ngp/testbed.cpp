@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <ngp/core/check.h>
 #include <ngp/core/device.h>
-#include <ngp/core/parallel.h>
 #include <ngp/stages/render_rays.h>
 #include <ngp/testbed.h>
 
@@ -18,7 +17,6 @@ namespace {
 constexpr int64_t batch_granularity = 256;
 constexpr int64_t cpu_batch_size = 1 << 15; // best PSNR over time on two cores (docs/performance.md)
 constexpr int64_t cuda_batch_size = 1 << 18;
-constexpr float least_alpha = 1e-3f; // below it, depth and normals mean nothing
 // fit() polls after as many steps or as much time, whichever is first: steps of a GPU take less than taking Python's
 // lock when another thread holds it.
 constexpr int poll_steps = 16;
@@ -155,6 +153,9 @@ void Testbed::set_dataset(NerfDataset dataset) {
     if (!(w.scale > 0 && std::isfinite(w.scale) && std::isfinite(w.offset.x + w.offset.y + w.offset.z)))
         fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
              "); scale must be positive and both finite");
+    for (size_t i = 0; i < dataset.images.size(); ++i)
+        if (const int at = dataset.images[i].device; at != host_memory && at != device_index())
+            fail(dataset.record.views[i].path, ": its pixels lie on cuda:", at, ", but this Testbed runs on ", device_);
     const bool keep = has_network_ && network_aabb_scale_ == scale;
     const auto replaced = nerf.training.dataset; // the engine reads its images until it gets others
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
@@ -365,7 +366,11 @@ FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix
     return r;
 }
 
-std::vector<float> Testbed::render(int width, int height, int spp, bool linear, std::vector<float>* depth) {
+SharedArray Testbed::new_array(size_t n, Placement where) const {
+    return {engine_->allocate(int64_t(n * sizeof(float)), where), n};
+}
+
+SharedArray Testbed::render(int width, int height, int spp, bool linear, SharedArray* depth) {
     Lock lock(mutex_);
     check_render_size(width, height, spp);
     ensure_network();
@@ -384,17 +389,17 @@ std::vector<float> Testbed::render(int width, int height, int spp, bool linear, 
     display.gain = std::exp2(exposure);
     display.curve = tonemap_curve;
     display.linear = linear;
-    const size_t n_pixels = size_t(width) * height;
-    std::vector<float> rgba(n_pixels * 4);
-    if (depth) depth->resize(n_pixels);
+    const size_t n_pixels = size_t(width) * size_t(height);
+    const SharedArray rgba = new_array(n_pixels * 4, Placement::Host);
+    if (depth) *depth = new_array(n_pixels, Placement::Host);
     engine_->render_display(frame_request(model, camera.matrix, spp), display, rgba.data(),
                             depth ? depth->data() : nullptr);
     note_device_bytes();
     return rgba;
 }
 
-ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, const CameraModel& model, bool normals,
-                                       int spp) {
+ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, const CameraModel& model,
+                                       const ChannelSet& channels, int spp, Placement where) {
     Lock lock(mutex_);
     check_render_size(model.width, model.height, spp);
     if (!(model.focal.x > 0 && model.focal.y > 0)) fail("the focal length must be positive");
@@ -402,31 +407,18 @@ ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, cons
     ensure_network();
     FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), spp);
     r.space = ColorSpace::Linear;
-    r.normals = normals;
-    std::vector<FramePixel> pixels(size_t(model.width) * model.height);
-    engine_->render(r, pixels.data());
-    note_device_bytes();
-
+    r.normals = channels.normal;
+    const size_t n = size_t(model.width) * size_t(model.height);
     ChannelImages out;
     out.width = model.width;
     out.height = model.height;
-    out.rgb.resize(pixels.size() * 3);
-    out.alpha.resize(pixels.size());
-    out.depth.resize(pixels.size());
-    if (normals) out.normal.resize(pixels.size() * 3);
-    const float to_world = 1.0f / world().scale;
-    parallel_for_range(int64_t(pixels.size()), 1 << 14, [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; ++i) {
-            const FramePixel& p = pixels[i];
-            const bool hit = p.alpha >= least_alpha;
-            for (int c = 0; c < 3; ++c) out.rgb[3 * i + c] = p.rgb[c];
-            out.alpha[i] = p.alpha;
-            out.depth[i] = hit ? p.depth_expected / p.alpha * to_world : NAN;
-            if (!normals) continue;
-            const Vec3 n = hit ? normalize(world().direction_to_world(p.normal)) : Vec3{};
-            for (int c = 0; c < 3; ++c) out.normal[3 * i + c] = n[c];
-        }
-    });
+    if (channels.rgb) out.rgb = new_array(3 * n, where);
+    if (channels.alpha) out.alpha = new_array(n, where);
+    if (channels.depth) out.depth = new_array(n, where);
+    if (channels.normal) out.normal = new_array(3 * n, where);
+    engine_->render_channels(r, world(), {out.rgb.data(), out.alpha.data(), out.depth.data(), out.normal.data()},
+                             where);
+    note_device_bytes();
     return out;
 }
 
@@ -451,29 +443,31 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     return s;
 }
 
-QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy) {
+QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy, Placement where) {
     Lock lock(mutex_);
     ensure_network();
-    std::vector<Vec3> p(n), d(directions ? n : 0);
-    for (int64_t i = 0; i < n; ++i) p[i] = world().point_to_ngp(positions[i]);
-    if (directions)
-        for (int64_t i = 0; i < n; ++i) d[i] = world().direction_to_ngp(directions[i]);
-    std::vector<RawSample> raw(n);
-    engine_->evaluate(p.data(), directions ? d.data() : nullptr, n, raw.data());
-    note_device_bytes();
-
     QueryResult out;
-    out.density.resize(n);
-    if (directions) out.rgb.resize(3 * n);
-    const OccupancyView grid = occupancy ? engine_->occupancy().view() : OccupancyView{};
-    for (int64_t i = 0; i < n; ++i) {
-        if (!aabb.contains(p[i]) || (occupancy && !occupied_at(grid, p[i]))) continue; // zero
-        out.density[i] = density_from_raw(nerf.density_activation, raw[i].density) * world().scale;
-        if (!directions) continue;
-        const Vec3 c = sample_color(nerf.rgb_activation, raw[i]);
-        for (int k = 0; k < 3; ++k) out.rgb[3 * i + k] = c[k];
-    }
+    out.density = new_array(size_t(n), where);
+    if (directions) out.rgb = new_array(3 * size_t(n), where);
+    engine_->query({world(), aabb, occupancy, nerf.rgb_activation, nerf.density_activation}, positions, directions, n,
+                   out.rgb.data(), out.density.data(), where);
+    note_device_bytes();
     return out;
+}
+
+void Testbed::wait_for_stream(uintptr_t stream) {
+    Lock lock(mutex_);
+    engine_->wait_for_stream(stream);
+}
+std::shared_ptr<SharedMemory> Testbed::keep_pixels(const void* on_device, int64_t bytes) {
+    Lock lock(mutex_);
+    auto kept = engine_->keep_pixels(on_device, bytes);
+    note_device_bytes();
+    return kept;
+}
+bool Testbed::all_finite(const float* on_device, int64_t n) {
+    Lock lock(mutex_);
+    return engine_->all_finite(on_device, n);
 }
 
 // --- camera --------------------------------------------------------------------------------------------------------

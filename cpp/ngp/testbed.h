@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <ngp/core/memory.h>
 #include <ngp/fields/nerf.h>
 #include <ngp/io/snapshot.h>
 #include <optional>
@@ -53,19 +54,23 @@ struct NerfSettings {
     float cone_angle_constant = 1.0f / 256.0f;
 };
 
-// Channels of render_channels(), row-major height x width.
+// Which channels render_channels() makes.
+struct ChannelSet {
+    bool rgb = true, alpha = true, depth = true, normal = true;
+};
+
+// Channels of render_channels(), row-major height x width; empty if not asked for.
 struct ChannelImages {
     int width = 0, height = 0;
-    std::vector<float> rgb;   // x3: linear, premultiplied, no background
-    std::vector<float> alpha; // x1
-    std::vector<float>
-        depth; // x1: expected z along the camera's forward axis / alpha, world units; NaN where alpha < 1e-3
-    std::vector<float> normal; // x3: unit, world axes; zero where alpha < 1e-3
+    SharedArray rgb;    // x3: linear, premultiplied, no background
+    SharedArray alpha;  // x1
+    SharedArray depth;  // x1: expected z along the camera's forward axis / alpha, world units; NaN where alpha < 1e-3
+    SharedArray normal; // x3: unit, world axes; zero where alpha < 1e-3
 };
 
 struct QueryResult {
-    std::vector<float> rgb;     // (n, 3), as the network composites it; empty without directions
-    std::vector<float> density; // (n), per world unit of length
+    SharedArray rgb;     // (n, 3), as the network composites it; empty without directions
+    SharedArray density; // (n), per world unit of length
 };
 
 // Samples that the renderer takes along a ray, in marching order.
@@ -106,7 +111,8 @@ class Testbed {
     bool deterministic() const { return deterministic_; }
 
     // --- data and network
-    // Replaces the training data. Keeps the network unless aabb_scale changes.
+    // Replaces the training data. Keeps the network unless aabb_scale changes. Images are in host memory or on the
+    // Testbed's device (ImageView::device).
     void set_dataset(NerfDataset dataset);
     void clear_training_data();
     // New network, training from step 0.
@@ -136,16 +142,29 @@ class Testbed {
     // --- rendering
     // RGBA, premultiplied over the background, tone-mapped; linear or sRGB-encoded. `depth` (may be null): along the
     // camera's forward axis in NGP units at the sample of largest weight, 16384 where alpha <= 0.2.
-    std::vector<float> render(int width, int height, int spp, bool linear, std::vector<float>* depth = nullptr);
-    // `camera_to_world`: OpenGL axes, world units. Every channel comes from one pass; normals only if asked for.
-    ChannelImages render_channels(const CameraMatrix& camera_to_world, const CameraModel& camera, bool normals,
-                                  int spp);
+    SharedArray render(int width, int height, int spp, bool linear, SharedArray* depth = nullptr);
+    // `camera_to_world`: OpenGL axes, world units. Every channel comes from one pass; normals take longer. Results at
+    // `out`: Device is for Testbeds on one.
+    ChannelImages render_channels(const CameraMatrix& camera_to_world, const CameraModel& camera,
+                                  const ChannelSet& channels = {}, int spp = 1, Placement out = Placement::Host);
     // What render_channels marches for pixel (x, y), first sample.
     RaySamples ray_samples(const CameraMatrix& camera_to_world, const CameraModel& camera, int x, int y);
 
     // positions: (n) world frame; directions: (n) unit, along the ray, may be null; 0 outside the scene box and, if
-    // `occupancy`, in cells that the occupancy grid holds empty.
-    QueryResult query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy);
+    // `occupancy`, in cells that the occupancy grid holds empty. Arrays and results are at `where`.
+    QueryResult query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy,
+                      Placement where = Placement::Host);
+
+    // --- arrays on the Testbed's device; they raise ngp::Error on the CPU
+    // Number of the device, or host_memory.
+    int device_index() const { return engine_->device(); }
+    // Makes calls from now on wait for what was put into a stream of the CUDA runtime (a cudaStream_t), because it
+    // writes their arguments. Results are complete when a call returns.
+    void wait_for_stream(uintptr_t stream);
+    // A copy of pixels for a dataset's ImageView: on the device, or, if they leave no room for a model, in host memory.
+    std::shared_ptr<SharedMemory> keep_pixels(const void* on_device, int64_t bytes);
+    // Whether n floats on the device are finite.
+    bool all_finite(const float* on_device, int64_t n);
 
     // --- camera
     void set_nerf_camera_matrix(const CameraMatrix& camera_to_world); // OpenGL axes
@@ -196,6 +215,7 @@ class Testbed {
     void apply_dataset(bool keep_network);
     void push_views();
     void check_render_size(int width, int height, int spp) const;
+    SharedArray new_array(size_t n, Placement where) const;
     NerfTrainOptions train_options() const;
     FrameRequest frame_request(const CameraModel& model, const CameraMatrix& pose, int spp) const;
     const WorldTransform& world() const { return nerf.training.dataset->record.world; }

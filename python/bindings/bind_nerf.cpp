@@ -1,4 +1,4 @@
-#include "bindings.h"
+#include "arrays.h"
 
 #include <pybind11/stl.h>
 
@@ -15,29 +15,45 @@ std::shared_ptr<const void> keep_alive(py::array array) {
 }
 
 // uint8 or float32 (height, width, 3 or 4), without a copy where it is contiguous.
-std::pair<ImageView, std::shared_ptr<const void>> image_of(py::array pixels, const std::string& path) {
-    const bool bytes = py::isinstance<py::array_t<uint8_t>>(pixels);
-    if (pixels.ndim() != 3 || (pixels.shape(2) != 3 && pixels.shape(2) != 4))
-        throw py::value_error(path + ": pixels must have shape (height, width, 3 or 4)");
-    if (!bytes && pixels.dtype().kind() != 'f')
-        throw py::value_error(path + ": pixels must be uint8 (sRGB) or float (linear)");
-    if (bytes)
-        pixels = py::array_t<uint8_t, py::array::c_style>::ensure(pixels);
-    else
-        pixels = FloatArray::ensure(pixels);
-    if (!pixels) throw py::value_error(path + ": pixels must be uint8 or float");
+std::pair<ImageView, std::shared_ptr<const void>> image_of(const py::object& pixels, const std::string& path) {
     ImageView v;
-    v.pixels = pixels.data();
-    v.type = bytes ? PixelType::U8 : PixelType::F32;
-    v.height = int(pixels.shape(0));
-    v.width = int(pixels.shape(1));
-    v.channels = int(pixels.shape(2));
-    return {v, keep_alive(pixels)};
+    std::vector<py::ssize_t> shape;
+    std::shared_ptr<const void> owner;
+    if (py::isinstance<DeviceArray>(pixels)) {
+        const auto& a = pixels.cast<const DeviceArray&>();
+        v.pixels = a.data;
+        v.type = a.is_bytes ? PixelType::U8 : PixelType::F32;
+        v.device = a.memory->device();
+        shape = a.shape;
+        owner = a.memory;
+    } else {
+        py::array array = py::array::ensure(pixels);
+        if (!array) throw py::value_error(path + ": pixels must be an array");
+        const bool bytes = py::isinstance<py::array_t<uint8_t>>(array);
+        if (!bytes && array.dtype().kind() != 'f')
+            throw py::value_error(path + ": pixels must be uint8 (sRGB) or float (linear)");
+        if (bytes)
+            array = py::array_t<uint8_t, py::array::c_style>::ensure(array);
+        else
+            array = FloatArray::ensure(array);
+        if (!array) throw py::value_error(path + ": pixels must be uint8 or float");
+        v.pixels = array.data();
+        v.type = bytes ? PixelType::U8 : PixelType::F32;
+        shape.assign(array.shape(), array.shape() + array.ndim());
+        owner = keep_alive(array);
+    }
+    if (shape.size() != 3 || (shape[2] != 3 && shape[2] != 4))
+        throw py::value_error(path + ": pixels must have shape (height, width, 3 or 4)");
+    v.height = int(shape[0]);
+    v.width = int(shape[1]);
+    v.channels = int(shape[2]);
+    return {v, owner};
 }
 
 void add_view(NerfDataset& d, const std::string& path, const FloatArray& camera_to_world,
-              const FloatArray& focal_length, const FloatArray& principal_point, const Lens& lens, py::array pixels) {
-    auto [image, owner] = image_of(std::move(pixels), path);
+              const FloatArray& focal_length, const FloatArray& principal_point, const Lens& lens,
+              const py::object& pixels) {
+    auto [image, owner] = image_of(pixels, path);
     CameraModel camera;
     camera.focal = to_vec2(focal_length, "focal_length");
     camera.principal = to_vec2(principal_point, "principal_point");
@@ -123,7 +139,8 @@ void bind_nerf(py::module_& m) {
              "Adds a view. camera_to_world: (3,4), OpenGL axes, world units; focal_length: (2,) pixels; "
              "principal_point: "
              "(2,) relative; pixels: uint8 sRGB or float linear (H,W,3|4), straight alpha, kept without a copy if "
-             "contiguous. Set scale, offset and from_mitsuba before.");
+             "contiguous; or a DeviceArray on the device of the Testbed that will train on it. Set scale, offset and "
+             "from_mitsuba before.");
 
     py::class_<NerfTraining>(m, "NerfTraining", "Options of NeRF training.")
         .def_property_readonly("dataset", [](NerfTraining& t) { return t.dataset; })

@@ -1,5 +1,6 @@
-#include "bindings.h"
+#include "arrays.h"
 
+#include <algorithm>
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
@@ -54,37 +55,42 @@ std::unique_ptr<Testbed> make_testbed(TestbedMode mode, const std::string& devic
 }
 
 py::array_t<float> render(Testbed& t, int width, int height, int spp, bool linear) {
-    std::vector<float> rgba;
+    SharedArray rgba;
     {
         py::gil_scoped_release release;
         rgba = t.render(width, height, spp, linear);
     }
-    return take(std::move(rgba), {height, width, 4});
+    return to_python(rgba, {height, width, 4});
 }
 
 py::tuple render_with_depth(Testbed& t, int width, int height, int spp, bool linear) {
-    std::vector<float> rgba, depth;
+    SharedArray rgba, depth;
     {
         py::gil_scoped_release release;
         rgba = t.render(width, height, spp, linear, &depth);
     }
-    return py::make_tuple(take(std::move(rgba), {height, width, 4}), take(std::move(depth), {height, width}));
+    return py::make_tuple(to_python(rgba, {height, width, 4}), to_python(depth, {height, width}));
 }
 
 py::dict render_channels(Testbed& t, const FloatArray& camera, int width, int height, const FloatArray& focal,
-                         const FloatArray& principal, const Lens& lens, bool normals, int spp) {
+                         const FloatArray& principal, const Lens& lens, const std::vector<std::string>& channels,
+                         int spp, bool on_device) {
     const CameraMatrix pose = to_camera(camera, "camera");
     const CameraModel model = camera_model(width, height, focal, principal, lens);
+    const auto asked_for = [&](const char* name) {
+        return std::find(channels.begin(), channels.end(), name) != channels.end();
+    };
+    const ChannelSet set{asked_for("rgb"), asked_for("alpha"), asked_for("depth"), asked_for("normal")};
     ChannelImages out;
     {
         py::gil_scoped_release release;
-        out = t.render_channels(pose, model, normals, spp);
+        out = t.render_channels(pose, model, set, spp, on_device ? Placement::Device : Placement::Host);
     }
     py::dict d;
-    d["rgb"] = take(std::move(out.rgb), {height, width, 3});
-    d["alpha"] = take(std::move(out.alpha), {height, width});
-    d["depth"] = take(std::move(out.depth), {height, width});
-    if (normals) d["normal"] = take(std::move(out.normal), {height, width, 3});
+    if (set.rgb) d["rgb"] = to_python(out.rgb, {height, width, 3});
+    if (set.alpha) d["alpha"] = to_python(out.alpha, {height, width});
+    if (set.depth) d["depth"] = to_python(out.depth, {height, width});
+    if (set.normal) d["normal"] = to_python(out.normal, {height, width, 3});
     return d;
 }
 
@@ -97,19 +103,78 @@ py::tuple ray_samples(Testbed& t, const FloatArray& camera, int width, int heigh
                           take(std::move(s.dt), {n}));
 }
 
-py::object query(Testbed& t, const FloatArray& positions, std::optional<FloatArray> directions, bool occupancy) {
-    const Vec3* p = as_vectors(positions, "positions");
-    const Vec3* d = directions ? as_vectors(*directions, "directions") : nullptr;
-    const py::ssize_t n = positions.shape(0);
-    if (directions) expect_shape(*directions, {n, 3}, "directions");
+py::object query(Testbed& t, const Vec3* positions, const Vec3* directions, py::ssize_t n, bool occupancy,
+                 Placement where, const std::vector<uintptr_t>& streams = {}) {
     QueryResult r;
     {
         py::gil_scoped_release release;
-        r = t.query(p, d, n, occupancy);
+        for (const uintptr_t stream : streams)
+            if (stream) t.wait_for_stream(stream);
+        r = t.query(positions, directions, n, occupancy, where);
     }
-    py::array_t<float> density = take(std::move(r.density), {n});
+    const py::object density = to_python(r.density, {n});
     if (!directions) return density;
-    return py::make_tuple(take(std::move(r.rgb), {n, 3}), density);
+    return py::make_tuple(to_python(r.rgb, {n, 3}), density);
+}
+
+const Vec3* vectors_of(const DeviceInput& a, py::ssize_t n, const std::string& name) {
+    expect_shape(a.shape, {n, 3}, name);
+    if (a.dtype != "float32") throw py::value_error(name + " must be float32 on a device, not " + a.dtype);
+    return static_cast<const Vec3*>(a.data);
+}
+
+py::object query_on_device(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy) {
+    const DeviceInput p = device_input(t, positions, "positions");
+    const Vec3* points = vectors_of(p, -1, "positions");
+    const py::ssize_t n = p.shape[0];
+    if (directions.is_none()) return query(t, points, nullptr, n, occupancy, Placement::Device, {p.stream});
+    const DeviceInput d = device_input(t, directions, "directions");
+    // Without points, the pointer may be null, which would mean that there are no directions.
+    const Vec3* along = vectors_of(d, n, "directions");
+    static const Vec3 any{};
+    return query(t, points, n > 0 ? along : &any, n, occupancy, Placement::Device, {p.stream, d.stream});
+}
+
+py::object query_field(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy) {
+    const bool on_device = is_on_device(positions);
+    if (!directions.is_none() && is_on_device(directions) != on_device) {
+        if (!on_device) device_input(t, directions, "directions"); // raises on the CPU
+        throw py::value_error(std::string(on_device ? "positions" : "directions") + " lie on a CUDA device, " +
+                              (on_device ? "directions" : "positions") + " in host memory; pass both in one place");
+    }
+    if (on_device) return query_on_device(t, positions, directions, occupancy);
+    const FloatArray p = host_floats(positions, "positions");
+    const Vec3* points = as_vectors(p, "positions");
+    if (directions.is_none()) return query(t, points, nullptr, p.shape(0), occupancy, Placement::Host);
+    const FloatArray d = host_floats(directions, "directions");
+    expect_shape(d, {p.shape(0), 3}, "directions");
+    return query(t, points, as_vectors(d, "directions"), p.shape(0), occupancy, Placement::Host);
+}
+
+// A copy of images on the device: (height, width, channels), or (n, height, width, channels).
+py::object keep_images(Testbed& t, const py::object& images, const std::string& name) {
+    const DeviceInput in = device_input(t, images, name);
+    const size_t axes = in.shape.size();
+    if (axes < 3 || axes > 4 || in.shape[axes - 1] < 3 || in.shape[axes - 1] > 4) {
+        const std::string shape = py::str(py::tuple(py::cast(in.shape)));
+        throw py::value_error(name + " must have shape (height, width, 3 or 4), or that of several, not " + shape);
+    }
+    const bool is_bytes = in.dtype == "uint8";
+    if (!is_bytes && in.dtype != "float32")
+        throw py::value_error(name + " must be uint8 (sRGB) or float32 (linear) on a device, not " + in.dtype);
+    int64_t n = 1;
+    for (const py::ssize_t extent : in.shape) n *= extent;
+    if (n == 0) throw py::value_error(name + " holds no pixels");
+    std::shared_ptr<SharedMemory> kept;
+    bool finite = true;
+    {
+        py::gil_scoped_release release;
+        if (in.stream) t.wait_for_stream(in.stream);
+        if (!is_bytes) finite = t.all_finite(static_cast<const float*>(in.data), n);
+        if (finite) kept = t.keep_pixels(in.data, is_bytes ? n : 4 * n);
+    }
+    if (!finite) throw py::value_error(name + " holds values that are not finite");
+    return to_python(DeviceArray{kept, static_cast<char*>(kept->data()), in.shape, is_bytes});
 }
 
 py::dict stats(const Testbed& t) {
@@ -268,10 +333,15 @@ void bind_testbed(py::module_& m) {
              "(rgba, depth): depth (H,W) in NGP units along the camera's forward axis at the sample of largest weight; "
              "16384 where alpha <= 0.2.")
         .def("render_camera", render_channels, py::arg("camera"), py::arg("width"), py::arg("height"),
-             py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("normals"), py::arg("spp"))
+             py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("channels"), py::arg("spp"),
+             py::arg("on_device"))
         .def("ray_samples_of_pixel", ray_samples, py::arg("camera"), py::arg("width"), py::arg("height"),
              py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("x"), py::arg("y"))
-        .def("query_field", query, py::arg("positions"), py::arg("directions"), py::arg("occupancy"))
+        .def("query_field", query_field, py::arg("positions"), py::arg("directions"), py::arg("occupancy"))
+        .def("keep_images", keep_images, py::arg("images"), py::arg("name"),
+             "A copy of an image, or of several of one size, that lies on the Testbed's device: a DeviceArray, or a "
+             "NumPy "
+             "array where it would leave no room for a model.")
         .def("save_snapshot", &Testbed::save_snapshot, py::arg("path"), py::arg("include_optimizer_state") = false,
              py::arg("compress") = true, py::call_guard<py::gil_scoped_release>())
         .def("load_snapshot", &Testbed::load_snapshot, py::arg("path"), py::call_guard<py::gil_scoped_release>())

@@ -5,6 +5,7 @@
 #include <ngp/testbed.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <string>
 #include <vector>
 
 namespace py = pybind11;
@@ -36,15 +37,24 @@ inline FloatArray to_array(const ngp::Mat3& m) {
     return a;
 }
 
-inline void expect_shape(const py::array& a, std::vector<py::ssize_t> shape, const char* name) {
-    bool same = a.ndim() == py::ssize_t(shape.size());
+// Raises ValueError for other shapes; -1 stands for any length.
+inline void expect_shape(const std::vector<py::ssize_t>& shape, const std::vector<py::ssize_t>& expected,
+                         const std::string& name) {
+    bool same = shape.size() == expected.size();
     std::string wanted, got;
-    for (size_t i = 0; i < shape.size(); ++i) {
-        wanted += (i ? ", " : "") + (shape[i] < 0 ? std::string("N") : std::to_string(shape[i]));
-        same = same && (shape[i] < 0 || a.shape(py::ssize_t(i)) == shape[i]);
+    for (size_t i = 0; i < expected.size(); ++i) {
+        wanted += i ? ", " : "";
+        wanted += expected[i] < 0 ? std::string("N") : std::to_string(expected[i]);
+        same = same && (expected[i] < 0 || shape[i] == expected[i]);
     }
-    for (py::ssize_t i = 0; i < a.ndim(); ++i) got += (i ? ", " : "") + std::to_string(a.shape(i));
-    if (!same) throw py::value_error(std::string(name) + " must have shape (" + wanted + "), not (" + got + ")");
+    for (size_t i = 0; i < shape.size(); ++i) {
+        got += i ? ", " : "";
+        got += std::to_string(shape[i]);
+    }
+    if (!same) throw py::value_error(name + " must have shape (" + wanted + "), not (" + got + ")");
+}
+inline void expect_shape(const py::array& a, const std::vector<py::ssize_t>& expected, const std::string& name) {
+    expect_shape(std::vector<py::ssize_t>(a.shape(), a.shape() + a.ndim()), expected, name);
 }
 
 inline ngp::CameraMatrix to_camera(const FloatArray& a, const char* name) {
@@ -82,6 +92,7 @@ inline const ngp::Vec3* as_vectors(const FloatArray& a, const char* name) {
     return reinterpret_cast<const ngp::Vec3*>(a.data());
 }
 
+void bind_arrays(py::module_& m);
 void bind_types(py::module_& m);
 void bind_nerf(py::module_& m);
 void bind_testbed(py::module_& m);

@@ -16,6 +16,7 @@ from pyngp import _core
 from pyngp._core import (
     BoundingBox,
     ColorSpace,
+    DeviceArray,
     Lens,
     LensMode,
     LossType,
@@ -40,6 +41,7 @@ __all__ = [
     "BoundingBox",
     "ColorSpace",
     "Device",
+    "DeviceArray",
     "Lens",
     "LensMode",
     "LossType",

@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyngp import _core
+from pyngp._core import DeviceArray
+from pyngp.arrays import AnyArray
 from pyngp.dataset import build_dataset, load_json, read_scene
 from pyngp.network import resolve_config
 
@@ -83,7 +85,7 @@ class Testbed(_core.Testbed):
 
     def set_images(
         self,
-        images: ArrayLike | Sequence[ArrayLike],
+        images: AnyArray | Sequence[AnyArray],
         cameras: ArrayLike,
         intrinsics: ArrayLike,
         *,
@@ -94,12 +96,17 @@ class Testbed(_core.Testbed):
     ) -> None:
         """Training data from arrays.
 
-        images: (N,H,W,3|4), or a sequence of (H,W,3|4) of any sizes; uint8 is sRGB, float linear; straight alpha.
+        images: (N,H,W,3|4), or a sequence of (H,W,3|4) of any sizes; uint8 is sRGB, float linear; straight alpha. On
+            a GPU also arrays that lie there (DLPack or __cuda_array_interface__), uint8 or float32 and C-contiguous,
+            which are copied there.
         cameras: (N,3,4) or (N,4,4) camera-to-world, OpenGL axes, world units.
         intrinsics: (fl_x, fl_y, cx, cy) in pixels, for all or (N,4) one an image.
         scale, offset, aabb_scale: NGP space = world * scale + offset; the scene box is a cube of side aabb_scale there.
+
+        Raises ValueError for other shapes and types, values that are not finite, and arrays that lie on another device
+        than the Testbed.
         """
-        pictures = [np.asarray(image) for image in images]  # type: ignore[union-attr]
+        pictures = self._pictures(images)
         poses = np.asarray(cameras, np.float32)
         if poses.ndim != 3 or poses.shape[0] != len(pictures) or poses.shape[1:] not in ((3, 4), (4, 4)):
             raise ValueError(f"cameras must have shape ({len(pictures)}, 3, 4), not {poses.shape}")
@@ -117,7 +124,7 @@ class Testbed(_core.Testbed):
         for i, (picture, pose, (fl_x, fl_y, cx, cy)) in enumerate(zip(pictures, poses, values, strict=True)):
             if picture.ndim != 3 or picture.shape[2] not in (3, 4) or picture.size == 0:
                 raise ValueError(f"image {i} must have shape (height, width, 3 or 4), not {picture.shape}")
-            if picture.dtype != np.uint8:
+            if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
                 if not np.issubdtype(picture.dtype, np.floating):
                     raise ValueError(f"image {i} is {picture.dtype}; it must be uint8 (sRGB) or float (linear)")
                 picture = np.ascontiguousarray(picture, np.float32)
@@ -127,6 +134,17 @@ class Testbed(_core.Testbed):
             center = (cx / width, cy / height)
             dataset.add_view(f"image {i}", pose[:3], (fl_x, fl_y), center, lens or _core.Lens(), picture)
         self.set_dataset(dataset)
+
+    def _pictures(self, images: AnyArray | Sequence[AnyArray]) -> list[Any]:
+        """Images one by one, as NumPy arrays; those that lie on the device as copies there."""
+        if _core.is_device_array(images):
+            copies: Any = self.keep_images(images, "images")
+            return list(copies)
+        pictures: Any = images
+        return [
+            self.keep_images(picture, f"image {i}") if _core.is_device_array(picture) else np.asarray(picture)
+            for i, picture in enumerate(pictures)
+        ]
 
     def load_file(self, path: PathLike) -> None:
         """Loads a snapshot, network configuration or training data, whichever the file is."""
@@ -221,6 +239,7 @@ class Testbed(_core.Testbed):
             "lens": lens or _core.Lens(),
         }
 
+    @overload
     def render_channels(
         self,
         camera: ArrayLike,
@@ -232,20 +251,58 @@ class Testbed(_core.Testbed):
         lens: _core.Lens | None = None,
         channels: Sequence[Channel] = CHANNELS,
         spp: int = 1,
-    ) -> dict[str, FloatArray]:
+        out: Literal["numpy"] = "numpy",
+    ) -> dict[str, FloatArray]: ...
+
+    @overload
+    def render_channels(
+        self,
+        camera: ArrayLike,
+        width: int,
+        height: int,
+        *,
+        fov_x: float | None = None,
+        intrinsics: ArrayLike | None = None,
+        lens: _core.Lens | None = None,
+        channels: Sequence[Channel] = CHANNELS,
+        spp: int = 1,
+        out: Literal["device"],
+    ) -> dict[str, DeviceArray]: ...
+
+    def render_channels(
+        self,
+        camera: ArrayLike,
+        width: int,
+        height: int,
+        *,
+        fov_x: float | None = None,
+        intrinsics: ArrayLike | None = None,
+        lens: _core.Lens | None = None,
+        channels: Sequence[Channel] = CHANNELS,
+        spp: int = 1,
+        out: Literal["numpy", "device"] = "numpy",
+    ) -> dict[str, FloatArray] | dict[str, DeviceArray]:
         """Renders several channels in one pass.
 
         camera: (3,4) camera-to-world, OpenGL axes, world units. fov_x: degrees; or intrinsics (fl_x, fl_y, cx, cy)
         in pixels. Returns float32 arrays: rgb (H,W,3), linear, premultiplied by alpha, no background; alpha (H,W);
         depth (H,W), expected z along the camera's forward axis divided by alpha, world units, NaN where
         alpha < 1e-3; normal (H,W,3), unit, world axes, zero where alpha < 1e-3.
+
+        out: "numpy", or, on a GPU, "device": DeviceArrays there, which PyTorch, CuPy and JAX take without a copy.
         """
+        if out not in ("numpy", "device"):
+            raise ValueError(f'out is {out!r}; it must be "numpy" or "device"')
+        if out == "device" and self.device == "cpu":
+            raise ValueError('out="device" needs a Testbed on a GPU; this one runs on the CPU')
         for channel in channels:
             if channel not in CHANNELS:
                 raise ValueError(f"channel {channel!r} is not known; channels are {', '.join(CHANNELS)}")
         arguments = self._camera_arguments(camera, width, height, fov_x, intrinsics, lens)
-        images = self.render_camera(**arguments, normals="normal" in channels, spp=spp)
-        return {channel: images[channel] for channel in channels}
+        images: dict[str, Any] = self.render_camera(
+            **arguments, channels=list(channels), spp=spp, on_device=out == "device"
+        )
+        return {str(channel): images[channel] for channel in channels}
 
     def ray_samples(
         self,
@@ -271,19 +328,23 @@ class Testbed(_core.Testbed):
 
     def query(
         self,
-        positions: ArrayLike,
-        directions: ArrayLike | None = None,
+        positions: AnyArray,
+        directions: AnyArray | None = None,
         image: int | None = None,
         occupancy: bool = False,
-    ) -> FloatArray | tuple[FloatArray, FloatArray]:
+    ) -> Any:
         """The field at world positions (N,3).
 
         Returns density (N,) per world unit of length; with unit directions (N,3) along the ray, (rgb, density) with
         rgb (N,3) as the network composites it (sRGB unless nerf.training.linear_colors). Zero outside the scene
         box, and with occupancy=True also in cells that the occupancy grid holds empty. `image` picks a per-image
         latent; models without latents ignore it.
+
+        Results are float32 NumPy arrays. On a GPU, positions and directions may also be float32, C-contiguous arrays
+        that lie there (DLPack or __cuda_array_interface__); then so do the results, as DeviceArrays. Raises ValueError
+        for other shapes and types, and for arrays that lie on another device than the Testbed.
         """
-        return self.query_field(positions, directions, occupancy)  # type: ignore[return-value]
+        return self.query_field(positions, directions, occupancy)
 
     def export_cameras(self, path: PathLike) -> None:
         """Writes the training views' cameras, in the input's frame, as a transforms-style JSON file."""

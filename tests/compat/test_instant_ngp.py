@@ -21,7 +21,7 @@ def unpack(path: Path) -> dict[str, Any]:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(-10 * np.log10(np.mean((a.astype(np.float64) - b) ** 2)))
+    return float(-10 * np.log10(np.mean((a.astype(np.float64) - b) ** 2) + 1e-20))
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +155,11 @@ def test_keys_are_those_of_instant_ngp(lego, lego_path, tmp_path):
     assert ours["snapshot"].keys() - theirs["snapshot"].keys() == {"pyngp"}
 
 
-def test_training_views_from_the_snapshot_alone(lego, pictures, data):
-    """Its own cameras, in the input's frame, without any image."""
+def test_training_views_from_the_snapshot_alone(lego, pictures, data, device):
+    """Its own cameras, in the input's frame, without any image.
+
+    Their focal lengths are the same but for rounding: see test_rendering.py for what that does on a GPU.
+    """
     frames = json.loads((data / "lego800" / "transforms_train.json").read_text())["frames"]
     by_path = {f["file_path"]: np.array(f["transform_matrix"])[:3] for f in frames}
     expected = np.stack([by_path[p] for p in lego.nerf.training.dataset.paths])
@@ -167,8 +170,9 @@ def test_training_views_from_the_snapshot_alone(lego, pictures, data):
     focal = 64 / 800 * lego.nerf.training.dataset.metadata[5].focal_length
     out = lego.render_channels(expected[5], 64, 64, intrinsics=(*focal, 32, 32))
     assert out["alpha"].mean() > 0.1
-    np.testing.assert_allclose(by_view[..., 3], out["alpha"], atol=2e-3)
-    np.testing.assert_allclose(by_view[..., :3], out["rgb"], atol=2e-3)
+    whole = np.concatenate([out["rgb"], out["alpha"][..., None]], axis=-1)
+    np.testing.assert_allclose(by_view, whole, atol=2e-3 if device == "cpu" else 2e-2)
+    assert psnr(by_view, whole) > 50
 
 
 def test_training_goes_on_from_it(lego_path, data, device):

@@ -77,7 +77,7 @@ def unpack(path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def exact(tiny: TinyScene, device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A snapshot with optimizer state after 20 steps of the base network with a small table."""
-    testbed = Testbed(data=tiny.train, config="base_12", device=device)
+    testbed = Testbed(data=tiny.train, config="base_12", device=device, deterministic=True)
     testbed.fit(20, batch_size=2048)
     path = tmp_path_factory.mktemp("exact") / "exact.ingp"
     testbed.save_snapshot(path, include_optimizer_state=True)
@@ -116,7 +116,10 @@ def test_optimizer_state(exact):
     assert (steps[:n_mlp] == 20).all() and steps.max() == 20
     assert 0 < np.mean(steps[n_mlp:] == 0) < 1, "entries that no sample touched keep step 0"
     moments = np.frombuffer(adam["second_moments_binary"], np.float32)
-    assert ((moments > 0) == (steps > 0))[n_mlp:].mean() > 0.99
+    # By entry of four features, of which halves let a small one vanish.
+    some, touched = (a[n_mlp:].reshape(-1, 4) > 0 for a in (moments, steps))
+    assert (touched.all(axis=1) == touched.any(axis=1)).all()
+    assert (some.any(axis=1) == touched.any(axis=1)).mean() > 0.99
 
 
 def test_an_independent_reader_renders_it(trained_snapshot, trained, tiny):

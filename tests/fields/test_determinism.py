@@ -1,4 +1,7 @@
-"""The same seed gives the same bytes whatever the threads and the process; training resumes exactly."""
+"""The same seed gives the same bytes whatever the threads and the process; training resumes exactly.
+
+On a GPU with deterministic=True; there, PYNGP_NUM_THREADS bounds only what the host does.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from pyngp.evaluation import evaluate
 
 BATCH = 4096
 
-# scene config out [resume]: trains STEPS steps, from a snapshot if given
+# device scene config out steps [resume]: trains, from a snapshot if given
 TRAIN = """
 import json, sys
 from pyngp import Testbed
-scene, config, out, steps, *resume = sys.argv[1:]
-testbed = Testbed(data=scene, config=json.load(open(config)))
+device, scene, config, out, steps, *resume = sys.argv[1:]
+testbed = Testbed(data=scene, config=json.load(open(config)), device=device, deterministic=True)
 if resume:
     testbed.load_snapshot(resume[0])
 testbed.fit(int(steps), batch_size=4096)
@@ -44,33 +47,33 @@ def config_file(small_config, tmp_path) -> Path:
 
 
 @pytest.fixture
-def sixty_steps(tiny, config_file, tmp_path, python) -> Path:
+def sixty_steps(tiny, device, config_file, tmp_path, python) -> Path:
     out = tmp_path / "sixty.ingp"
-    python(TRAIN, tiny.train, config_file, out, 60, env={"PYNGP_NUM_THREADS": "1"})
+    python(TRAIN, device, tiny.train, config_file, out, 60, env={"PYNGP_NUM_THREADS": "1"})
     return out
 
 
-def test_bytes_do_not_depend_on_threads_or_process(tiny, config_file, sixty_steps, tmp_path, python):
+def test_bytes_do_not_depend_on_threads_or_process(tiny, device, config_file, sixty_steps, tmp_path, python):
     expected = sixty_steps.read_bytes()
     for name, threads in (("two", "2"), ("again", "2"), ("three", "3")):
         out = tmp_path / f"{name}.ingp"
-        python(TRAIN, tiny.train, config_file, out, 60, env={"PYNGP_NUM_THREADS": threads})
+        python(TRAIN, device, tiny.train, config_file, out, 60, env={"PYNGP_NUM_THREADS": threads})
         assert out.read_bytes() == expected, name
 
 
-def test_bytes_with_cascades(wide_scene, config_file, tmp_path, python):
+def test_bytes_with_cascades(wide_scene, device, config_file, tmp_path, python):
     snapshots = []
     for threads in ("1", "2"):
         out = tmp_path / f"{threads}.ingp"
-        python(TRAIN, wide_scene, config_file, out, 20, env={"PYNGP_NUM_THREADS": threads})
+        python(TRAIN, device, wide_scene, config_file, out, 20, env={"PYNGP_NUM_THREADS": threads})
         snapshots.append(out.read_bytes())
     assert snapshots[0] == snapshots[1]
 
 
-def test_resuming_is_exact(tiny, config_file, sixty_steps, tmp_path, python):
+def test_resuming_is_exact(tiny, device, config_file, sixty_steps, tmp_path, python):
     half, whole = tmp_path / "half.ingp", tmp_path / "whole.ingp"
-    python(TRAIN, tiny.train, config_file, half, 30)
-    python(TRAIN, tiny.train, config_file, whole, 30, half)
+    python(TRAIN, device, tiny.train, config_file, half, 30)
+    python(TRAIN, device, tiny.train, config_file, whole, 30, half)
     assert whole.read_bytes() == sixty_steps.read_bytes()
 
 
@@ -83,7 +86,7 @@ def test_resuming_with_other_settings(schedule, wide_scene, tiny, small_config, 
     steps = 5 if schedule == OccupancySchedule.Budgeted else 2  # the other one's take a second each
 
     def prepared() -> Testbed:
-        testbed = Testbed(data=wide_scene, config=small_config, device=device, seed=99)
+        testbed = Testbed(data=wide_scene, config=small_config, device=device, seed=99, deterministic=True)
         testbed.nerf.training.occupancy_schedule = schedule
         testbed.nerf.training.n_images_for_training = 15
         testbed.color_space = ColorSpace.SRGB
@@ -92,7 +95,7 @@ def test_resuming_with_other_settings(schedule, wide_scene, tiny, small_config, 
 
     whole, half = prepared(), prepared()
     half.save_snapshot(tmp_path / "half.ingp", include_optimizer_state=True)
-    resumed = Testbed(data=wide_scene, device=device)
+    resumed = Testbed(data=wide_scene, device=device, deterministic=True)
     resumed.load_snapshot(tmp_path / "half.ingp")
     for name, testbed in (("whole", whole), ("resumed", resumed)):
         testbed.fit(steps, batch_size=1536)
@@ -100,10 +103,11 @@ def test_resuming_with_other_settings(schedule, wide_scene, tiny, small_config, 
     assert (tmp_path / "whole.ingp").read_bytes() == (tmp_path / "resumed.ingp").read_bytes()
 
 
-def test_resuming_on_the_command_line_is_exact(tiny, config_file, tmp_path, cli):
+def test_resuming_on_the_command_line_is_exact(tiny, device, config_file, tmp_path, cli):
     def train(steps: int, save: str, *more: object) -> Path:
         path = tmp_path / save
         options = ["--config", config_file, "--steps", steps, "--batch-size", BATCH, "--save", path]
+        options += ["--device", device, "--deterministic"]
         code, _, err = cli("train", tiny.train, *options, "--quiet", *more)
         assert code == 0, err
         return path
@@ -118,13 +122,14 @@ def test_resuming_on_the_command_line_is_exact(tiny, config_file, tmp_path, cli)
 def test_saving_does_not_disturb_training(tiny, small_config, device, tmp_path):
     parameters = []
     for saves in (False, True):
-        testbed = Testbed(data=tiny.train, config=small_config, device=device)
+        testbed = Testbed(data=tiny.train, config=small_config, device=device, deterministic=True)
         for _ in range(3):
             testbed.fit(2, batch_size=1024)
             if saves:
                 testbed.save_snapshot(tmp_path / "now.ingp", include_optimizer_state=True)
                 testbed.render(8, 8)
                 testbed.query(np.zeros((3, 3)))
+                testbed.density_grid()
         parameters.append(testbed.params())
     assert np.array_equal(*parameters)
 

@@ -1,4 +1,10 @@
-"""Rendering against compositing by hand, the definitions of the channels, and instant-ngp's render()."""
+"""Rendering against compositing by hand, the definitions of the channels, and instant-ngp's render().
+
+A GPU's networks keep activations as halves. Where two ways to the same sample differ by the rounding of its position,
+1e-7, each of them may become the next half, 2^-10 of it away. The raw density, a sum of some sixty of them of which
+the largest are about as large as itself, at most 8 or so, moves by up to 1e-2 then, and alpha by at most 1/e of that:
+the sum of sigma dt times exp(-sum of sigma dt). So tests allow `rounding(device)`, and 50 dB over a picture.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +29,16 @@ from reference.snapshot import decompress
 
 W, H = 12, 10  # of pictures that are composited by hand
 VIEW = {"fov_x": FOV_X}
+
+
+def rounding(device: str, on_cpu: float) -> float:
+    """Of colours, alphas and relative weights, where positions are the same but for rounding."""
+    return on_cpu if device == "cpu" else 1e-2
+
+
+def assert_same_picture(got: np.ndarray, wanted: np.ndarray) -> None:
+    """50 dB."""
+    assert np.sqrt(np.mean((np.asarray(got, np.float64) - wanted) ** 2)) < 10 ** (-50 / 20)
 
 
 def by_hand(testbed: Testbed, pose: np.ndarray, x: int, y: int) -> dict[str, np.ndarray]:
@@ -56,19 +72,24 @@ def pose(tiny) -> np.ndarray:
     return tiny.test_poses[1]
 
 
-def test_query_composited_by_hand_is_the_picture(exact, pose):
+def test_query_composited_by_hand_is_the_picture(exact, pose, device):
     rendered = exact.render_channels(pose, W, H, channels=("rgb", "alpha", "depth"), **VIEW)
+    atol = rounding(device, 1e-4)
     seen = 0
+    alphas = np.zeros((H, W))
     for y in range(H):
         for x in range(W):
             hand = by_hand(exact, pose, x, y)
-            assert rendered["alpha"][y, x] == pytest.approx(hand["alpha"], abs=1e-4)
+            alphas[y, x] = hand["alpha"]
+            assert rendered["alpha"][y, x] == pytest.approx(hand["alpha"], abs=atol)
             if hand["alpha"] < 1.1e-3:
                 continue
             seen += 1
-            np.testing.assert_allclose(rendered["rgb"][y, x], hand["rgb"], atol=1e-4)
-            assert rendered["depth"][y, x] == pytest.approx(hand["depth"], abs=1e-4 * 3.4)
+            np.testing.assert_allclose(rendered["rgb"][y, x], hand["rgb"], atol=atol)
+            if device == "cpu" or hand["alpha"] > 0.5:  # it is divided by alpha
+                assert rendered["depth"][y, x] == pytest.approx(hand["depth"], abs=atol * 3.4)
     assert 30 < seen < W * H
+    assert_same_picture(rendered["alpha"], alphas)
 
 
 def test_samples_are_marched_in_occupied_cells(exact, pose):
@@ -163,12 +184,15 @@ def test_a_larger_shifted_world_gives_the_same_picture(trained_snapshot, trained
     moved_pose[:, 3] = 2 * pose[:, 3] + shift
     one, two = (t.render_channels(p, 24, 24, **VIEW) for t, p in ((trained, pose), (moved, moved_pose)))
     # Rounding of the larger world's coordinates moves rays by about 1e-6, and a few across the edges of cells.
+    # Normals: gradients, in which terms of many levels cancel.
+    atol = rounding(device, 1e-3)
     for channel, factor in (("rgb", 1), ("alpha", 1), ("depth", 2), ("normal", 1)):
-        close = np.isclose(two[channel], factor * one[channel], rtol=1e-3, atol=1e-3, equal_nan=True)
+        least = atol * (5 if channel == "normal" and device != "cpu" else 1)
+        close = np.isclose(two[channel], factor * one[channel], rtol=1e-3, atol=least, equal_nan=True)
         assert close.mean() > 0.98, channel
     point = SPHERE_CENTRE + np.array([0, -0.9 * SPHERE_RADIUS, 0])
     [a], [b] = trained.query([point]), moved.query([2 * point + shift])
-    assert a > 1 and b == pytest.approx(a / 2, rel=1e-2)
+    assert a > 1 and b == pytest.approx(a / 2, rel=1e-2 if device == "cpu" else 5e-2)
     poses, moved_poses = trained.cameras(), moved.cameras()
     np.testing.assert_allclose(poses, tiny.poses, atol=3e-6)
     np.testing.assert_allclose(moved_poses[:, :, 3], 2 * tiny.poses[:, :, 3] + shift, atol=3e-5)
@@ -245,11 +269,13 @@ def test_lens(mode, params, trained, pose):
         assert (du * fl + cx, dv * fl + cy) == pytest.approx((x + 0.5, y + 0.5), abs=1e-3)
 
 
-def view(testbed: Testbed, pose: np.ndarray) -> None:
-    """The render camera as VIEW sees it."""
+def view(testbed: Testbed, pose: np.ndarray) -> dict[str, object]:
+    """The render camera as VIEW sees it; and its focal length, to the last bit, for render_channels()."""
     testbed.fov_axis = 0
     testbed.fov = FOV_X
     testbed.set_nerf_camera_matrix(pose)
+    fl = float(testbed.relative_focal_length[0] * np.float32(W))
+    return {"intrinsics": (fl, fl, W / 2, H / 2)}
 
 
 CURVES = {
@@ -272,8 +298,7 @@ def hable(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("background", [(0, 0, 0, 0), (0.2, 0.5, 0.9, 1), (1, 0.3, 0.1, 0.5)], ids=str)
 def test_render(background, space, curve, trained, pose):
     """Background, colour space, exposure, tone curve and encoding of render(), from the channels (E.6)."""
-    view(trained, pose)
-    channels = trained.render_channels(pose, W, H, **VIEW)
+    channels = trained.render_channels(pose, W, H, **view(trained, pose))
     rgb, alpha = channels["rgb"].astype(np.float64), channels["alpha"][..., None].astype(np.float64)
     trained.background_color = background
     trained.color_space, trained.tonemap_curve, trained.exposure = space, curve, 0.7
@@ -292,30 +317,32 @@ def test_render(background, space, curve, trained, pose):
         np.testing.assert_allclose(image[..., :3], want, atol=2e-4)
 
 
-def test_render_with_depth(exact, pose):
+def test_render_with_depth(exact, pose, device):
     """z of the sample of largest weight in NGP units; 16384 where alpha <= 0.2."""
     view(exact, pose)
     rgba, depth = exact.render_with_depth(W, H)
     assert np.array_equal(rgba, exact.render(W, H)) and depth.shape == (H, W)
+    margin = rounding(device, 1e-3)
     n_hit = 0
     for y in range(H):
         for x in range(W):
             hand = by_hand(exact, pose, x, y)
-            if hand["alpha"] <= 0.199:
+            if hand["alpha"] <= 0.2 - margin:
                 assert depth[y, x] == 16384
-            elif hand["alpha"] >= 0.201:
+            elif hand["alpha"] >= 0.2 + margin:
                 n_hit += 1
-                strongest = hand["weights"] > hand["weights"].max() * (1 - 1e-3)
+                strongest = hand["weights"] > hand["weights"].max() * (1 - 2 * margin)
                 assert np.abs(hand["z"][strongest] * 0.33 - depth[y, x]).min() < 1e-5
     assert n_hit > 30
 
 
-def test_training_views_are_cameras(trained, tiny):
+def test_training_views_are_cameras(trained, tiny, device):
     for i in (0, 7):
         trained.set_camera_to_training_view(i)
         image = trained.render(SIZE, SIZE)
         channels = trained.render_channels(tiny.poses[i], SIZE, SIZE, intrinsics=INTRINSICS)
-        np.testing.assert_allclose(image[..., :3], channels["rgb"], atol=2e-3)
+        np.testing.assert_allclose(image[..., :3], channels["rgb"], atol=rounding(device, 2e-3))
+        assert_same_picture(image[..., :3], channels["rgb"])
         photo = tiny.images[i] / 255.0
         reference = linear(photo[..., :3]) * photo[..., 3:]
         assert np.sqrt(np.mean((image[..., :3] - reference) ** 2)) < 0.1
@@ -335,12 +362,12 @@ def test_impossible_pictures(size, trained, pose):
         trained.render(4, 4, spp=0)
 
 
-def test_cameras_far_away_end(python, trained_snapshot: Path):
+def test_cameras_far_away_end(python, trained_snapshot: Path, device: str):
     """Where float32 can't resolve a step, marching ends instead of standing still."""
     code = """
 import sys, numpy as np
 from pyngp import BoundingBox, Testbed
-testbed = Testbed()
+testbed = Testbed(device=sys.argv[2])
 testbed.load_snapshot(sys.argv[1])
 testbed.render_aabb = BoundingBox([0.3] * 3, [0.7] * 3)
 for distance in (1e4, 1.1e5, 1e6, 1e12):
@@ -350,7 +377,7 @@ for distance in (1e4, 1.1e5, 1e6, 1e12):
     testbed.ray_samples(pose, 4, 4, 1, 1, intrinsics=lens)
     assert np.isfinite(testbed.render_channels(pose, 4, 4, intrinsics=lens)["rgb"]).all()
 """
-    python(code, trained_snapshot)
+    python(code, trained_snapshot, device)
 
 
 def test_query_outside_and_of_odd_positions(trained):

@@ -34,7 +34,7 @@ GOLDEN_TOLERANCE = 2e-3
 TEN_STEPS = """
 import json, sys
 from pyngp import Testbed
-testbed, losses = Testbed(data=sys.argv[1], config="base_14"), []
+testbed, losses = Testbed(data=sys.argv[1], config="base_14", device="cpu"), []
 testbed.fit(10, batch_size=4096, callback=lambda t: losses.append(t.loss))
 print(json.dumps(losses))
 """
@@ -55,8 +55,9 @@ def test_quality_after_300_steps(trained, tiny):
     assert psnr_of(trained, tiny) > 26.0
 
 
-def test_golden_losses(tiny, device):
-    testbed, losses = Testbed(data=tiny.train, config="base_14", device=device), []
+def test_golden_losses(tiny):
+    """Of the CPU; test_devices.py compares a GPU's with its."""
+    testbed, losses = Testbed(data=tiny.train, config="base_14", device="cpu"), []
     testbed.fit(10, batch_size=4096, callback=lambda t: losses.append(t.loss))
     np.testing.assert_allclose(losses, GOLDEN_LOSSES, rtol=GOLDEN_TOLERANCE)
 
@@ -104,11 +105,18 @@ def test_batch_must_be_a_multiple_of_256(batch, trained, tiny):
 def test_samples_approach_the_batch(batch, trained, tiny):
     """Rays per batch adapt until a step's contributing samples are the batch, within a round of chunks."""
     trained.load_training_data(tiny.train)
+    trained.set_profiling(True)  # or a GPU takes no stage times
     trained.fit(8, batch_size=batch)
     counts = []
     trained.fit(5, batch_size=batch, callback=lambda t: counts.append(t.stats()["samples_per_step"]))
     assert np.mean(counts) == pytest.approx(batch, rel=0.1)
-    assert trained.stats()["steps"] == 13
+    stats = trained.stats()
+    assert stats["steps"] == 13
+    stages = stats["stages"]
+    assert all(stages[f"{name}_ms"] > 0 for name in ("rays_to_gradients", "marching", "scatter", "optimizer"))
+    assert stages["occupancy_ms"] >= 0 and stages["marching_ms"] <= stages["rays_to_gradients_ms"] * 1.001
+    trained.set_profiling(False)
+    assert trained.stats()["steps"] == 0
 
 
 def test_steps_seconds_and_callback_end_training(tiny, device, small_config):
@@ -233,10 +241,13 @@ def test_mirrored_and_late_options_reach_training(tiny, device, small_config):
 
 
 def test_a_moved_and_scaled_world_trains_the_same(tiny, device, small_config):
-    """NGP space is the same, so the losses are, but for rounding of the poses."""
+    """NGP space is the same, so the losses are, but for rounding of the poses.
+
+    On a GPU that makes some halves others, 1e-3 away, and Adam's first steps follow the signs of small gradients.
+    """
     losses = []
     for factor, shift in ((1.0, np.zeros(3)), (2.0, np.array([10.0, -4.0, 6.0]))):
-        testbed = Testbed(device=device, config=small_config)
+        testbed = Testbed(device=device, config=small_config, deterministic=True)
         poses = tiny.poses.copy()
         poses[:, :, 3] = factor * poses[:, :, 3] + shift
         scale = 0.33 / factor
@@ -245,11 +256,11 @@ def test_a_moved_and_scaled_world_trains_the_same(tiny, device, small_config):
         testbed.fit(5, batch_size=1024)
         losses.append(testbed.loss)
         assert np.abs(testbed.cameras() - poses).max() < 1e-5 * np.abs(poses).max()
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if device == "cpu" else 2e-2)
 
 
 def test_reset_starts_over(tiny, device, small_config):
-    testbed = small(tiny, device, small_config)
+    testbed = small(tiny, device, small_config, deterministic=True)
     initial = testbed.params()
     testbed.fit(3, batch_size=1024)
     first = testbed.params()

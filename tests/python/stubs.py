@@ -24,6 +24,8 @@ import numpy
 import numpy.typing
 
 '''
+# Methods by which other libraries and the language know an object.
+_PROTOCOLS = ("__array__", "__dlpack__", "__dlpack_device__", "__getitem__", "__len__")
 _DEFAULT = re.compile(r"= <[^>]*>|= None(?=[,)])|= [^,)\[\]]+(?=[,)])")
 
 
@@ -81,7 +83,11 @@ def _class(name: str, cls: type) -> list[str]:
     for attribute, value in sorted(vars(cls).items()):
         if isinstance(value, property):
             lines += _property(attribute, value)
-        elif not attribute.startswith("_") or (attribute == "__init__" and "__init__(" in (value.__doc__ or "")):
+        elif (
+            not attribute.startswith("_")
+            or attribute in _PROTOCOLS
+            or (attribute == "__init__" and "__init__(" in (value.__doc__ or ""))
+        ):
             lines += _function(attribute, getattr(value, "__doc__", None), "    ")
     return lines
 

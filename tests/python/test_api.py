@@ -117,7 +117,7 @@ def test_signatures():
     assert signature("query") == {"positions": none, "directions": None, "image": None, "occupancy": False}
     assert signature("render_channels") == {
         "camera": none, "width": none, "height": none, "fov_x": None, "intrinsics": None, "lens": None,
-        "channels": ("rgb", "alpha", "depth", "normal"), "spp": 1,
+        "channels": ("rgb", "alpha", "depth", "normal"), "spp": 1, "out": "numpy",
     }  # fmt: skip
     assert signature("save_snapshot") == {"path": none, "include_optimizer_state": False, "compress": True}
     assert list(signature("set_images"))[:3] == ["images", "cameras", "intrinsics"]

@@ -59,17 +59,21 @@ def pack(matrices: Sequence[ArrayLike]) -> F64:
     return np.concatenate([np.asarray(m, dtype=np.float64).ravel() for m in matrices])
 
 
-def forward(weights: Sequence[F64], x: ArrayLike, output_activation: str = "None") -> tuple[F64, list[F64]]:
+def forward(
+    weights: Sequence[F64], x: ArrayLike, output_activation: str = "None", hidden_relu: bool = True
+) -> tuple[F64, list[F64]]:
     """Output (N, padded_out) and the inputs of every layer [(N, in_0), (N, width), ...].
 
-    ``x`` is (N, padded_in); hidden layers are ReLU; ``output_activation`` is "None" or "ReLU".
+    ``x`` is (N, padded_in); hidden layers are ReLU unless ``hidden_relu`` is False (then they have no
+    activation); ``output_activation`` is "None" or "ReLU".
     """
     layer_inputs = []
     value = np.asarray(x, dtype=np.float64)
     for number, w in enumerate(weights):
         layer_inputs.append(value)
         value = value @ w.T
-        if number + 1 < len(weights) or output_activation == "ReLU":
+        last = number + 1 == len(weights)
+        if output_activation == "ReLU" if last else hidden_relu:
             value = np.maximum(value, 0.0)
     return value, layer_inputs
 
@@ -79,6 +83,7 @@ def backward(
     layer_inputs: Sequence[F64],
     d_out: ArrayLike,
     output: F64 | None = None,
+    hidden_relu: bool = True,
 ) -> tuple[list[F64], F64]:
     """Weight gradients (a matrix a layer) and dL/dx (N, padded_in) from ``d_out`` (N, padded_out).
 
@@ -91,7 +96,7 @@ def backward(
     for number in reversed(range(len(weights))):
         d_weights[number] = grad.T @ layer_inputs[number]
         grad = grad @ weights[number]
-        if number > 0:
+        if number > 0 and hidden_relu:
             grad = grad * (layer_inputs[number] > 0.0)
     return d_weights, grad
 

@@ -159,7 +159,7 @@ def test_deep_nesting(opener, python, tmp_path):
     """In a process of its own: the stack overflows otherwise."""
     path = tmp_path / "deep.msgpack"
     path.write_bytes(opener * 1_000_000)
-    code = "import sys\nfrom pyngp import Testbed\nTestbed().load_snapshot(sys.argv[1])"
+    code = "import sys\nfrom pyngp import Testbed\nTestbed(device='cpu').load_snapshot(sys.argv[1])"
     result = python(code, path, check=False)
     assert result.returncode == 1, result
     assert f"RuntimeError: {path}" in result.stderr

@@ -48,7 +48,7 @@ def scene() -> dict[str, Any]:
 
 
 def load(path: Path) -> Testbed | None:
-    testbed = Testbed()
+    testbed = Testbed(device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -176,7 +176,7 @@ WRONG = [
 @pytest.mark.parametrize("path,values", WRONG, ids=lambda v: ".".join(v) if isinstance(v, tuple) else "")
 def test_wrong_configurations_name_the_key(path, values, tmp_path, small_config):
     """From a file: its name, the key, and the network stays."""
-    testbed = Testbed(config=small_config)
+    testbed = Testbed(config=small_config, device="cpu")
     before = testbed.network_config
     file = tmp_path / "config.json"
     for value in values:
@@ -198,12 +198,12 @@ def test_missing_sections(section, tmp_path):
     config = configuration()
     del config[section]
     with pytest.raises(RuntimeError, match=section):
-        Testbed().reload_network_from_json(config)
+        Testbed(device="cpu").reload_network_from_json(config)
 
 
 @settings(FUZZ, max_examples=100)
 @given(choose=st.data())
-def test_configurations_at_random(choose, folder):
+def test_configurations_at_random(choose, device):
     """Whatever is accepted builds a network (of at most some megabytes: large tables are not drawn)."""
     config = copy.deepcopy(configuration())
     part: Any = config
@@ -215,8 +215,9 @@ def test_configurations_at_random(choose, folder):
             break
         part = part[key] if isinstance(part[key], dict) else part[key][0]
     try:
-        testbed = Testbed(config=config)
+        testbed = Testbed(config=config, device=device)
         assert testbed.n_params() > 0
+        assert np.all(np.isfinite(testbed.query(np.zeros((3, 3)))))
     except RuntimeError as error:
         assert "network configuration" in str(error) or "encoding" in str(error), error
 
@@ -230,7 +231,7 @@ def test_parents(tmp_path):
     (tmp_path / "more").mkdir()
     write("more/child.json", {"parent": "../base.json", "encoding": {"n_levels": 3, "interpolation": None}})
     child = write("more/grand.json", {"parent": "child.json", "loss": {"otype": "L1"}})
-    testbed = Testbed()
+    testbed = Testbed(device="cpu")
     testbed.reload_network_from_file(child)
     config = json.loads(testbed.network_config)
     assert config["encoding"]["n_levels"] == 3 and config["encoding"]["base_resolution"] == 4
@@ -251,6 +252,6 @@ def test_comments_in_configurations(tmp_path):
     path = tmp_path / "config.json"
     text = json.dumps(configuration(), indent=1)
     path.write_text("// one\n" + text.replace('"network"', '/* two " */ "network"', 1))
-    testbed = Testbed()
+    testbed = Testbed(device="cpu")
     testbed.reload_network_from_file(path)
     assert json.loads(testbed.network_config)["encoding"]["n_levels"] == 2

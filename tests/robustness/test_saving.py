@@ -16,7 +16,7 @@ from pyngp import Testbed
 SAVE_FOREVER = """
 import sys
 from pyngp import Testbed
-testbed = Testbed()
+testbed = Testbed(device=sys.argv[3])
 testbed.load_snapshot(sys.argv[1])
 print("saving", flush=True)
 while True:
@@ -30,7 +30,7 @@ def test_killed_while_saving(delay, trained_snapshot, tmp_path, device):
     """SIGKILL at any moment leaves the old file or the new one."""
     path = tmp_path / "model.ingp"
     path.write_bytes(trained_snapshot.read_bytes())
-    command = [sys.executable, "-c", SAVE_FOREVER, str(trained_snapshot), str(path)]
+    command = [sys.executable, "-c", SAVE_FOREVER, str(trained_snapshot), str(path), device]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "saving\n"
         time.sleep(delay)
@@ -50,10 +50,10 @@ def test_replaces_the_old_file(trained, tmp_path):
     assert list(tmp_path.iterdir()) == [path], "no temporary file is left"
 
 
-def test_name_without_a_folder(trained, tmp_path, monkeypatch):
+def test_name_without_a_folder(trained, device, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained.save_snapshot("model.ingp")
-    Testbed().load_snapshot("model.ingp")
+    Testbed(device=device).load_snapshot("model.ingp")
 
 
 def test_no_such_folder(trained, tmp_path):
@@ -78,14 +78,14 @@ def test_read_only_folder(trained, tmp_path):
     tmp_path.chmod(0o700)
 
 
-def test_full_disk(python, trained_snapshot, tmp_path):
+def test_full_disk(python, trained_snapshot, device, tmp_path):
     """Writing fails half-way: the old file stays. (A limit on file sizes stands for the full disk.)"""
     path = tmp_path / "model.ingp"
     path.write_bytes(b"old")
     code = """
 import resource, signal, sys
 from pyngp import Testbed
-testbed = Testbed()
+testbed = Testbed(device=sys.argv[3])
 testbed.load_snapshot(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -94,7 +94,7 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    printed = python(code, trained_snapshot, path).stdout
+    printed = python(code, trained_snapshot, path, device).stdout
     assert printed.startswith(f"{path}: cannot be ") and "File too large" in printed
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 

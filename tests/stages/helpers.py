@@ -3,6 +3,10 @@
 Errors follow the probabilistic model of Higham & Mary (2019), "A New Approach to Probabilistic
 Rounding Error Analysis": a dot product of K terms in float32 is off by about sqrt(K) U sum|terms|,
 with independent errors of its operands added as variances. Tests allow ``LAMBDA`` times that.
+
+A GPU sees parameters as halves, which hold them exactly if as_halves() made them. Its fused networks also
+keep what passes from layer to layer as halves, forward and backward: see stored(). Its general networks
+keep float32, like the CPU's.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -23,6 +27,8 @@ from reference import frequency, grid, mlp, sh
 
 U = 2.0**-24  # unit roundoff of float32
 U_HALF = 2.0**-11
+HALF_FLOOR = 2.0**-25  # half the distance of the smallest halves
+LOSS_SCALE = 4.0  # of gradients on the GPU (cuda/training.cuh)
 LAMBDA = 6.0
 ISAS = available_isas()
 # Devices by name, the CPU once for each instruction set: ``device`` and ``isa`` as stages.Model takes them.
@@ -31,12 +37,13 @@ PLACES += [pytest.param(name, "", id=name) for name in DEVICES if name != "cpu"]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Json = dict[str, Any]
+Sums = Literal["floats", "halves", "fixed"]
 GRID_KINDS = {"HashGrid": "Hash", "Grid": "Hash", "DenseGrid": "Dense", "TiledGrid": "Tiled"}
 
 
-def network(width: int, n_hidden: int, padding: int = 16) -> Json:
+def network(width: int, n_hidden: int, padding: int = 16, activation: str = "ReLU") -> Json:
     otype = {16: "FullyFusedMLP", 8: "CutlassMLP"}[padding]
-    return {"otype": otype, "n_neurons": width, "n_hidden_layers": n_hidden, "activation": "ReLU"}
+    return {"otype": otype, "n_neurons": width, "n_hidden_layers": n_hidden, "activation": activation}
 
 
 def grid_encoding(otype: str = "HashGrid", **changes: object) -> Json:
@@ -67,40 +74,55 @@ def no_error(a: F64) -> F64:
     return np.zeros_like(a)
 
 
+def stored(values: F64, sd: F64, halves: bool) -> F64:
+    """Standard deviation of values after they were kept: as halves, one more rounding."""
+    return np.sqrt(sd**2 + (U_HALF * np.abs(values) + HALF_FLOOR) ** 2) if halves else sd
+
+
 @dataclass
 class MlpTwin:
-    """Forward and backward pass of one batch through reference.mlp, with error estimates."""
+    """Forward and backward pass of one batch through reference.mlp, with error estimates.
+
+    ``halves``: what goes into and comes out of layers is kept as halves, but for the output.
+    """
 
     weights: list[F64]
     x: F64
     sd_x: F64
+    relu: bool = True
+    halves: bool = False
     output: F64 = field(init=False)
     sd: list[F64] = field(init=False)  # of every layer's input, then of the output
     inputs: list[F64] = field(init=False)
     kink_free: NDArray[np.bool_] = field(init=False)  # rows whose ReLU masks rounding cannot flip
 
     def __post_init__(self) -> None:
-        self.output, self.inputs = mlp.forward(self.weights, self.x)
-        self.sd = [self.sd_x]
+        self.output, self.inputs = mlp.forward(self.weights, self.x, hidden_relu=self.relu)
+        self.sd = [stored(self.x, self.sd_x, self.halves)]
         self.kink_free = np.ones(len(self.x), dtype=bool)
+        # An error of LAMBDA sd is what tests allow; float32's is small enough to keep twice the distance.
+        margin = LAMBDA if self.halves else 2 * LAMBDA
         for k, w in enumerate(self.weights):
             self.sd.append(dot_sd(self.inputs[k], self.sd[k], w.T, no_error(w.T)))
             if k + 1 < len(self.weights):
                 before = self.inputs[k] @ w.T
-                self.kink_free &= np.all(np.abs(before) > 2 * LAMBDA * self.sd[-1], axis=1)
+                if self.relu:
+                    self.kink_free &= np.all(np.abs(before) > margin * self.sd[-1] + HALF_FLOOR, axis=1)
+                self.sd[-1] = stored(self.inputs[k + 1], self.sd[-1], self.halves)
 
     def backward(self, d_out: F64, sd_d: F64) -> tuple[list[F64], list[F64], F64, F64]:
         """Weight gradients, their errors, dL/dx, its error."""
-        d_weights, d_x = mlp.backward(self.weights, self.inputs, d_out)
+        d_weights, d_x = mlp.backward(self.weights, self.inputs, d_out, hidden_relu=self.relu)
         sd_weights: list[F64] = []
-        d = d_out
+        d, sd_d = d_out, stored(d_out, sd_d, self.halves)
         for k in reversed(range(len(self.weights))):
             sd_weights.insert(0, dot_sd(d.T, sd_d.T, self.inputs[k], self.sd[k]))
             w = self.weights[k]
             d, sd_d = d @ w, dot_sd(d, sd_d, w, no_error(w))
-            if k > 0:
+            if k > 0 and self.relu:
                 mask = self.inputs[k] > 0.0
                 d, sd_d = d * mask, sd_d * mask
+            sd_d = stored(d, sd_d, self.halves)
         return d_weights, sd_weights, d_x, sd_d
 
 
@@ -140,6 +162,14 @@ def corner_sums(part: Part, x: F32, d: F64) -> tuple[F64, F64]:
             np.add.at(count, index, 1.0)
             np.add.at(total, index, d[:, columns])
     return count.ravel(), total.ravel()
+
+
+def half_sums(part: Part) -> NDArray[np.bool_]:
+    """Parameters of a part whose gradients a GPU adds up as halves: from the first hashed level on, unless single."""
+    hashed = [level.hashed for level in part.levels]
+    first = hashed.index(True) if True in hashed and part.n_features > 1 else len(hashed)
+    of_level = [np.full(level.entries * part.n_features, i >= first) for i, level in enumerate(part.levels)]
+    return np.concatenate(of_level)
 
 
 def leaves(encoding: Json) -> list[Json]:
@@ -211,8 +241,11 @@ class EncodingTwin:
         )
         return frequency.composite(pairs, self.alignment), bound
 
-    def params_gradient(self, x: F32, d_out: F64, sd_d: F64) -> tuple[F64, F64]:
-        """dL/dparams (n_params,) and its error, from dL/d(unpadded outputs)."""
+    def params_gradient(self, x: F32, d_out: F64, sd_d: F64, sums: Sums = "floats") -> tuple[F64, F64]:
+        """dL/dparams (n_params,) and its error, from dL/d(unpadded outputs).
+
+        ``sums``: how a table's gradients are added up.
+        """
         gradient, variance = np.zeros(self.n_params), np.zeros(self.n_params)
         column = 0
         for part in self.parts:
@@ -230,6 +263,11 @@ class EncodingTwin:
             count, total = corner_sums(part, args[2], np.abs(d))
             slack = 8 * U * total * (part.interpolation == "Smoothstep")
             variance[part.params] = ((np.sqrt(count) + 16) * U * size + slack) ** 2 + operand
+            if sums == "halves":  # terms and partial sums become halves, where entries are hashed
+                rounding = (np.sqrt(count) + 1) * U_HALF * size + 2 * count * HALF_FLOOR / LOSS_SCALE
+                variance[part.params] += (rounding * half_sums(part)) ** 2
+            elif sums == "fixed":  # terms become multiples of 2^-32
+                variance[part.params] += (count * 2.0**-33 / LOSS_SCALE) ** 2
         return gradient, np.sqrt(variance)
 
     def position_gradient(self, params: F64, x: F32, d_out: F64) -> tuple[F64, F64]:
@@ -268,13 +306,6 @@ def concatenated(blocks: Sequence[F64]) -> F64:
 def unit_directions(n: int, seed: int) -> F32:
     d = np.random.default_rng(seed).normal(size=(n, 3))
     return (d / np.linalg.norm(d, axis=1, keepdims=True)).astype(np.float32)
-
-
-def assert_near(got: NDArray[Any], wanted: F64, relative: float, what: str = "") -> None:
-    """|got - wanted| <= relative |wanted|, as vectors."""
-    assert got.shape == wanted.shape, what
-    error, size = np.linalg.norm(np.asarray(got, np.float64) - wanted), np.linalg.norm(wanted)
-    assert error <= relative * size, f"{what}: off by {error / size:.2e} of the norm, allowed {relative:.2e}"
 
 
 def as_halves(params: F32) -> F32:

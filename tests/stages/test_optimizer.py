@@ -1,4 +1,8 @@
-"""Adam with per-entry counters, L2 on matrices, decaying rate, averaged weights (E.1)."""
+"""Adam with per-entry counters, L2 on matrices, decaying rate, averaged weights (E.1).
+
+A GPU keeps the first moments of table entries as halves in units of MOMENT_UNIT, and adds gradients of hashed levels up
+as halves: the twin gets the gradient as it is kept, and the bound has what rounded moments may move.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,10 @@ import pytest
 from pyngp._core import stages
 from reference import adam
 from stages.helpers import (
+    HALF_FLOOR,
+    LOSS_SCALE,
     PLACES,
+    U_HALF,
     EncodingTwin,
     U,
     assert_within,
@@ -22,6 +29,7 @@ from stages.helpers import (
 EMA_DECAY = float(np.float32(0.95))
 # the configuration's numbers as float32 holds them: 1 - beta2 differs by 1e-6 relative
 CONFIG = adam.AdamConfig(*(float(np.float32(v)) for v in (1e-2, 0.9, 0.99, 1e-15)), l2_reg=float(np.float32(1e-6)))
+MOMENT_UNIT = 2.0**-16
 SMALL = {"network": network(16, 1), "rgb_network": network(16, 1)}
 
 
@@ -40,6 +48,7 @@ class Run:
         isa: str = "",
         device: str = "cpu",
         l2_reg: float | None = None,
+        deterministic: bool = False,
         **optimizer: object,
     ) -> None:
         encoding = grid_encoding(n_features_per_level=n_features)
@@ -52,7 +61,10 @@ class Run:
             self.config = replace(CONFIG, l2_reg=float(np.float32(l2_reg)))
         config = model_config(encoding=encoding, optimizer=self.optimizer, **SMALL)
         none = np.zeros((0, 3), np.float32)
-        self.model = stages.Model(config, 1, none, none, np.zeros((0, 4), np.float32), isa=isa, device=device)
+        self.model = stages.Model(
+            config, 1, none, none, np.zeros((0, 4), np.float32), isa=isa, device=device, deterministic=deterministic
+        )
+        self.on_gpu = device != "cpu"
         n_grid = EncodingTwin(encoding).n_params
         params = self.model.params()
         self.n_params, self.n_matrix = len(params), len(params) - n_grid
@@ -62,18 +74,34 @@ class Run:
         self.state = adam.AdamState(params)
         self.average = np.zeros(self.n_params)
         self.error = np.zeros(self.n_params)
+        self.moment_error = np.zeros(self.n_params)  # of first moments
         self.step_number = 0
 
     def gradient(self, r: np.random.Generator, fraction: float) -> np.ndarray:
-        """Six orders of magnitude; whole entries of the grid, as training makes them."""
-        g = r.normal(size=self.n_params) * 10.0 ** r.uniform(-5, 1, size=self.n_params)
+        """Many orders of magnitude; whole entries of the grid, as training makes them.
+
+        On a GPU within what moments of halves hold: they end at 1.
+        """
+        g = r.normal(size=self.n_params)
+        g = np.copysign(np.maximum(np.abs(g), 0.1), g) * 10.0 ** r.uniform(-5, -1 if self.on_gpu else 1, size=g.size)
         entries = r.uniform(size=self.n_entries) < fraction
         g[self.n_matrix :] *= np.repeat(entries, self.n_features)
         return g.astype(np.float32)
 
+    def kept(self, gradient: np.ndarray) -> np.ndarray:
+        """What the optimizer will see of a gradient that the model was given."""
+        got = self.model.gradient()
+        if not self.on_gpu:
+            assert np.array_equal(got, gradient)
+        bound = U_HALF * np.abs(gradient) + HALF_FLOOR / LOSS_SCALE
+        bound[: self.n_matrix] = 0.0
+        assert_within(got, gradient.astype(np.float64), bound, "kept gradient")
+        return got
+
     def step(self, gradient: np.ndarray) -> None:
         """One step of both, and the bound of what rounding may have moved them apart."""
         self.model.set_gradient(gradient)
+        gradient = self.kept(gradient)
         self.model.optimize()
         before = self.state.weights.copy()
         factor = adam.lr_factor(self.step_number, base=float(np.float32(0.33)), **self.schedule)
@@ -89,6 +117,13 @@ class Run:
         # specification leaves open: 1e-15 against some 1e-11 where only L2 acts on a small weight
         root = np.sqrt(np.where(moved, self.state.second, 1.0))
         self.error += moved * size * self.config.epsilon / root
+        if self.on_gpu:
+            beta1, beta2, count = self.config.beta1, self.config.beta2, np.maximum(self.state.steps, 1)
+            correction = np.sqrt(1 - beta2**count) / (1 - beta1**count)
+            self.moment_error[moved] *= beta1
+            self.error += moved * rate * correction * self.moment_error / root
+            self.moment_error += moved * (U_HALF * np.abs(self.state.first) + HALF_FLOOR * MOMENT_UNIT)
+            self.moment_error[: self.n_matrix] = 0.0  # those are floats
         self.average = adam.ema_update(self.average, self.state.weights, self.step_number, EMA_DECAY)
 
     def check(self) -> None:
@@ -116,6 +151,40 @@ def test_sparse_steps(n_features: int, device: str, isa: str) -> None:
         run.check()
     counts = run.state.steps[run.n_matrix :]
     assert counts.min() < 3 and counts.max() > 7
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 4, 8])
+def test_deterministic_steps(n_features: int, device: str) -> None:
+    """Gradients kept as integers on a GPU: closer, and the same bytes every time."""
+    ends = []
+    for _ in range(2):
+        run = Run(n_features, device=device, deterministic=True)
+        r = np.random.default_rng(6)
+        for _ in range(5):
+            gradient = run.gradient(r, 0.3)
+            run.step(gradient)
+            run.check()
+        run.model.set_gradient(gradient)
+        # units of 2^-32, and of float32
+        bound = 2.0**-33 / LOSS_SCALE + U * np.abs(gradient)
+        assert_within(run.model.gradient(), gradient.astype(np.float64), bound, "kept gradient")
+        ends.append((run.model.params(), run.model.averaged()))
+    assert all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("size", [1e3, 1e8, 1e30])
+def test_large_gradients(size: float, device: str) -> None:
+    """Far beyond what the loss of a batch gives: weights go on moving by about the rate a step, or stay."""
+    run = Run(2, device=device)
+    r = np.random.default_rng(7)
+    first = run.model.params()
+    for _ in range(6):
+        run.model.set_gradient((size * r.choice([-1, 1], size=run.n_params)).astype(np.float32))
+        run.model.optimize()
+        # |m_hat| <= sqrt(v_hat) / sqrt((1 - b1)^2 / (1 - b2)): at most 10 rates a step
+        assert np.all(np.isfinite(run.model.params()))
+    assert np.abs(run.model.params() - first).max() <= 6 * 10 * 1e-2
+    assert np.all(np.isfinite(run.model.averaged()))
 
 
 def test_counters_of_untouched_entries(device: str) -> None:

@@ -30,6 +30,13 @@ std::vector<float> initial_nerf_params(const NerfModelShape& shape, uint64_t see
     return params;
 }
 
+namespace {
+[[noreturn]] void fail_without_device() { fail("this engine runs on the CPU and knows no arrays on devices"); }
+} // namespace
+void NerfEngine::wait_for_stream(uintptr_t) { fail_without_device(); }
+std::shared_ptr<SharedMemory> NerfEngine::keep_pixels(const void*, int64_t) { fail_without_device(); }
+bool NerfEngine::all_finite(const float*, int64_t) { fail_without_device(); }
+
 #if !defined(NGP_HAVE_CUDA) // else: cuda/nerf.cu and cuda/bench.cu
 std::unique_ptr<NerfEngine> make_cuda_nerf_engine(const CudaOptions& options) {
     fail("device 'cuda:", options.device, "': ", cuda_unavailable_reason());

@@ -4,11 +4,13 @@
 
 #include <memory>
 #include <ngp/core/config.h>
+#include <ngp/core/memory.h>
 #include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
 #include <ngp/stages/optimizer.h>
+#include <ngp/stages/query.h>
 #include <ngp/stages/training_step.h>
 #include <string>
 #include <vector>
@@ -91,7 +93,8 @@ class NerfEngine {
   public:
     virtual ~NerfEngine() = default;
 
-    // Views must stay valid until replaced. Changing aabb_scale needs a new network.
+    // Views, whose pixels are in host memory or on the engine's device, must stay valid until replaced. Changing
+    // aabb_scale needs a new network.
     virtual void set_views(std::vector<TrainingView> views) = 0;
     // New network: parameters from `seed`, training from step 0.
     virtual void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) = 0;
@@ -101,12 +104,30 @@ class NerfEngine {
     virtual void train_step(const NerfTrainOptions& options, int64_t batch_size) = 0;
     virtual StepResult last_step() = 0; // zeros before the first
 
-    virtual void render(const FrameRequest& request, FramePixel* pixels) = 0;
-    // The same, finished for display: `rgba` gets 4 floats a pixel, `depth` (may be null) one.
+    // --- rendering and queries, of the averaged weights. They return when their results are there.
+    // A picture finished for display, in host memory: `rgba` gets 4 floats a pixel, `depth` (may be null) one.
     virtual void render_display(const FrameRequest& request, const DisplayOptions& display, float* rgba,
                                 float* depth) = 0;
-    // Raw outputs of the averaged weights at NGP positions; `directions` may be null.
-    virtual void evaluate(const Vec3* positions, const Vec3* directions, int64_t n, RawSample* out) = 0;
+    // The channels that are not null, at `out`.
+    virtual void render_channels(const FrameRequest& request, const WorldTransform& world,
+                                 const ChannelPointers& channels, Placement out) = 0;
+    // Values at world positions (FinishQueryPoint): `density` gets one float a point, `rgb` 3; it and `directions` are
+    // both null or neither. All arrays are at `where`.
+    virtual void query(const FieldQuery& query, const Vec3* positions, const Vec3* directions, int64_t n, float* rgb,
+                       float* density, Placement where) = 0;
+
+    // --- memory
+    // Number of the CUDA device, or host_memory. Placement::Device is for engines that have one.
+    virtual int device() const { return host_memory; }
+    // For results, not initialised; it may outlive the engine. In host memory that the device copies to at full speed,
+    // as far as there is any.
+    virtual std::shared_ptr<SharedMemory> allocate(int64_t bytes, Placement where) = 0;
+    // Makes what the engine does from now on wait for what was put into a stream of the CUDA runtime, a cudaStream_t.
+    virtual void wait_for_stream(uintptr_t stream);
+    // A copy of training pixels that are on the device: there, or, if they leave no room for a model, in host memory.
+    virtual std::shared_ptr<SharedMemory> keep_pixels(const void* on_device, int64_t bytes);
+    // Whether n floats on the device are.
+    virtual bool all_finite(const float* on_device, int64_t n);
 
     // Averaged weights, which rendering and snapshots use; setting them also sets the trained ones and restarts the
     // optimizer.

@@ -246,7 +246,7 @@ class CpuNerfEngine final : public NerfEngine {
 
     // --- rendering and queries -----------------------------------------------------------------------------------
 
-    void render(const FrameRequest& r, FramePixel* pixels) override {
+    std::vector<FramePixel> render(const FrameRequest& r) {
         refresh_averaged();
         const NerfModelView model = averaged_model_.view(r.rgb_activation, r.density_activation);
         const int width = r.camera.width, height = r.camera.height;
@@ -258,6 +258,7 @@ class CpuNerfEngine final : public NerfEngine {
                                  Stepping::with_cone_angle(r.cone_angle),
                                  r.near_distance,
                                  r.snap_to_pixel_centers};
+        std::vector<FramePixel> pixels(size_t(width) * size_t(height));
         const int tiles_x = (width + render_tile - 1) / render_tile, tiles_y = (height + render_tile - 1) / render_tile;
         parallel_for(int64_t(tiles_x) * tiles_y, [&](int64_t tile, int worker) {
             const int x0 = int(tile % tiles_x) * render_tile, y0 = int(tile / tiles_x) * render_tile;
@@ -273,7 +274,7 @@ class CpuNerfEngine final : public NerfEngine {
                 for (int i = 0; i < w * h; ++i) accumulate(r, rays[i].march, results[i], sums[i]);
             }
             for (int i = 0; i < w * h; ++i) {
-                FramePixel& p = pixels[int64_t(y0 + i / w) * width + x0 + i % w];
+                FramePixel& p = pixels[size_t(y0 + i / w) * size_t(width) + size_t(x0 + i % w)];
                 const float s = 1.0f / float(r.spp);
                 p = sums[i];
                 p.rgb = p.rgb * s;
@@ -282,24 +283,53 @@ class CpuNerfEngine final : public NerfEngine {
                 p.normal = p.normal * s;
             }
         });
+        return pixels;
     }
 
     void render_display(const FrameRequest& r, const DisplayOptions& display, float* rgba, float* depth) override {
-        std::vector<FramePixel> pixels(size_t(r.camera.width) * r.camera.height);
-        render(r, pixels.data());
-        const FinishPixel finish{display, pixels.data(), rgba, depth};
-        parallel_for_range(int64_t(pixels.size()), pixels_per_task, [&](int64_t begin, int64_t end, int) {
-            for (int64_t i = begin; i < end; ++i) finish(i);
+        const std::vector<FramePixel> pixels = render(r);
+        for_each(int64_t(pixels.size()), FinishPixel{display, pixels.data(), rgba, depth});
+    }
+
+    void render_channels(const FrameRequest& r, const WorldTransform& world, const ChannelPointers& channels,
+                         Placement) override {
+        const std::vector<FramePixel> pixels = render(r);
+        for_each(int64_t(pixels.size()), FinishChannels{world, pixels.data(), channels});
+    }
+
+    void query(const FieldQuery& q, const Vec3* positions, const Vec3* directions, int64_t n, float* rgb,
+               float* density, Placement) override {
+        refresh_averaged();
+        const NerfModelView model = averaged_model_.view(q.rgb_activation, q.density_activation);
+        struct Task {
+            std::vector<Vec3> positions, directions;
+            std::vector<RawSample> raw;
+        };
+        std::vector<Task> tasks(workspaces_.size());
+        const auto chunk = size_t(std::min(n, positions_per_task));
+        parallel_for_range(n, positions_per_task, [&](int64_t begin, int64_t end, int worker) {
+            Task& t = tasks[size_t(worker)];
+            t.positions.resize(chunk);
+            t.raw.resize(chunk);
+            if (directions) t.directions.resize(chunk);
+            const PlaceQueryPoint place{q.world, positions + begin, directions ? directions + begin : nullptr,
+                                        t.positions.data(), t.directions.data()};
+            const FinishQueryPoint finish{q,
+                                          occupancy_.view(),
+                                          t.positions.data(),
+                                          t.raw.data(),
+                                          rgb ? rgb + 3 * begin : nullptr,
+                                          density + begin};
+            for (int64_t i = 0; i < end - begin; ++i) place(i);
+            kernels_.evaluate(model, t.positions.data(), directions ? t.directions.data() : nullptr, end - begin,
+                              t.raw.data(), workspace(worker));
+            for (int64_t i = 0; i < end - begin; ++i) finish(i);
         });
     }
 
-    void evaluate(const Vec3* positions, const Vec3* directions, int64_t n, RawSample* out) override {
-        refresh_averaged();
-        const NerfModelView model = averaged_model_.view(Activation::Logistic, Activation::Exponential);
-        parallel_for_range(n, positions_per_task, [&](int64_t begin, int64_t end, int worker) {
-            kernels_.evaluate(model, positions + begin, directions ? directions + begin : nullptr, end - begin,
-                              out + begin, workspace(worker));
-        });
+    std::shared_ptr<SharedMemory> allocate(int64_t bytes, Placement where) override {
+        if (where == Placement::Device) fail("this Testbed runs on the CPU, where there is no device memory");
+        return allocate_host_memory(bytes);
     }
 
     std::vector<float> params() override {
@@ -434,6 +464,13 @@ class CpuNerfEngine final : public NerfEngine {
         optimizer_.averaged(params_.data(), averaged_.data());
         averaged_model_.pack(averaged_.data());
         averaged_fresh_ = true;
+    }
+
+    template <typename Body>
+    static void for_each(int64_t n, const Body& body) {
+        parallel_for_range(n, pixels_per_task, [&](int64_t begin, int64_t end, int) {
+            for (int64_t i = begin; i < end; ++i) body(i);
+        });
     }
 
     static void accumulate(const FrameRequest& r, const RayMarcher& march, const RenderedRay& ray, FramePixel& sum) {

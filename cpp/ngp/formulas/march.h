@@ -85,25 +85,31 @@ NGP_HD int cascade_at(Vec3 p, float dt, int max_cascade) {
     return scaled < 1.0f ? c : clamp_to(max_of(exponent_of(scaled), c), 0, max_cascade);
 }
 
-// Occupancy bits, one a cell, cascade-major, Morton order within a cascade; 64 consecutive bits are a 4x4x4 block.
-// `blocks` has a bit for each word that is not zero: 64 of them are a 16x16x16 block.
+constexpr int occupancy_words = int(occupancy_cells) / 64; // of one cascade
+constexpr int words_along_axis = occupancy_resolution / 4;
+constexpr int max_clearance = 8;
+
+// Occupancy bits, one a cell, cascade-major, Morton order within a cascade; 64 consecutive bits are a word: a 4x4x4
+// block. `clearance` has a byte for each word: 0 if it is not zero, else the largest v <= max_clearance so that the
+// cube of 2v-1 words a side around it is empty and within the grid.
 struct OccupancyView {
     const uint64_t* words = nullptr;
-    const uint64_t* blocks = nullptr;
+    const uint8_t* clearance = nullptr;
     int max_cascade = 0;
 
-    NGP_HD uint64_t block(int cascade, uint32_t morton) const {
+    NGP_HD uint64_t word(int cascade, uint32_t morton) const {
         return words[(size_t(cascade) * occupancy_cells + morton) >> 6];
     }
-    // Side of the largest aligned block of empty cells around the cell, of those looked at: 16, 4, 1, or 0 if it is
-    // occupied.
-    NGP_HD int empty_size(int cascade, uint32_t morton) const {
-        const uint64_t words_here = blocks[(size_t(cascade) * occupancy_cells + morton) >> 12];
-        if (words_here == 0) return 16;
-        if (!((words_here >> ((morton >> 6) & 63u)) & 1u)) return 4;
-        return 1 - int((block(cascade, morton) >> (morton & 63u)) & 1u);
+    // 0: the cell is occupied; 1: it is empty; 1 + v: so is everything within the clearance v.
+    NGP_HD int empty_around(int cascade, uint32_t morton) const {
+        const int v = clearance[(size_t(cascade) * occupancy_cells + morton) >> 6];
+        return v > 0 ? 1 + v : 1 - int((word(cascade, morton) >> (morton & 63u)) & 1u);
     }
 };
+
+// One step of finding clearances: which of a row of 32 words along x are occupied, outside the grid, or next to one
+// that is.
+NGP_HD uint32_t spread_along_row(uint32_t row) { return row | (row << 1) | (row >> 1) | 0x80000001u; }
 
 struct GridCell {
     int x, y, z;
@@ -121,24 +127,25 @@ NGP_HD bool occupied_at(const OccupancyView& grid, Vec3 p) {
     GridCell c = occupancy_cell(p, cascade);
     if (!c.inside) return false;
     uint32_t m = morton3(uint32_t(c.x), uint32_t(c.y), uint32_t(c.z));
-    return (grid.block(cascade, m) >> (m & 63u)) & 1u;
+    return (grid.word(cascade, m) >> (m & 63u)) & 1u;
 }
 
-// Parameter at which the ray leaves the axis-aligned block of `size` cells (a power of two) that holds the cell.
-NGP_HD float block_exit(Vec3 origin, Vec3 inverse_direction, const GridCell& cell, int cascade, int size) {
+// Parameter at which the ray leaves the cell (empty 1), or the cube of clearance empty - 1 around the cell's word.
+NGP_HD float empty_exit(Vec3 origin, Vec3 inverse_direction, const GridCell& cell, int cascade, int empty) {
     const float cell_length = float(1 << cascade) / float(occupancy_resolution);
-    const int index[3] = {cell.x & -size, cell.y & -size, cell.z & -size};
+    const int index[3] = {cell.x, cell.y, cell.z};
     float t = FLT_MAX;
     for (int i = 0; i < 3; ++i) {
-        float inv = inverse_direction[i];
+        const float inv = inverse_direction[i];
         if (std::fabs(inv) > 1e30f) continue; // parallel to this axis
-        int corner = index[i] + (inv > 0.0f ? size : 0) - occupancy_resolution / 2;
-        t = min_of(t, (float(corner) * cell_length + 0.5f - origin[i]) * inv);
+        const bool up = inv > 0.0f;
+        const int corner = empty == 1 ? index[i] + int(up) : ((index[i] >> 2) + (up ? empty - 1 : 2 - empty)) * 4;
+        t = min_of(t, (float(corner - occupancy_resolution / 2) * cell_length + 0.5f - origin[i]) * inv);
     }
     return t;
 }
 
-// A ray inside a box, stopping at samples in occupied cells. Skipping an empty block at once visits the same
+// A ray inside a box, stopping at samples in occupied cells. Skipping empty space at once visits the same
 // stepping positions as leaving its cells one by one, since every jump is a whole number of steps.
 struct RayMarcher {
     Vec3 origin, direction, inverse_direction;
@@ -149,33 +156,50 @@ struct RayMarcher {
     }
     NGP_HD Vec3 position(float at) const { return origin + direction * at; }
 
+    // What the grid says at a stepping position.
+    struct Probe {
+        float dt = 0; // length of the step from there
+        int cascade = 0;
+        GridCell cell{};
+        int empty = 1; // OccupancyView::empty_around
+    };
+    NGP_HD Probe probe(const OccupancyView& grid, const Stepping& stepping, bool raise_by_dt, float at) const {
+        Probe r;
+        r.dt = stepping.step_length(at);
+        const Vec3 p = position(at);
+        r.cascade = raise_by_dt ? cascade_at(p, r.dt, grid.max_cascade) : cascade_at(p, grid.max_cascade);
+        r.cell = occupancy_cell(p, r.cascade);
+        if (r.cell.inside)
+            r.empty = grid.empty_around(r.cascade, morton3(uint32_t(r.cell.x), uint32_t(r.cell.y), uint32_t(r.cell.z)));
+        return r;
+    }
+    // The next stepping position that need not be empty, seen from an empty one.
+    NGP_HD float leave(const OccupancyView& grid, const Stepping& stepping, bool raise_by_dt, const Probe& at_t) const {
+        if (!at_t.cell.inside) return t + at_t.dt; // rounding can put the ends of a ray just outside the grid
+        const float after = skip(stepping, at_t.cell, at_t.cascade, at_t.empty);
+        // Where steps grow into the next cascade within the empty space, that cascade may be occupied there.
+        if (raise_by_dt && at_t.empty > 1 &&
+            cascade_at(position(t), stepping.step_length(after), grid.max_cascade) > at_t.cascade)
+            return skip(stepping, at_t.cell, at_t.cascade, 1);
+        return after;
+    }
+
     // Moves to the next occupied sample and returns its step length, or 0 when the ray has left the box. The caller
     // adds the step length to t. `raise_by_dt`: the cascade rule of training.
     NGP_HD float next(const OccupancyView& grid, const Stepping& stepping, bool raise_by_dt) {
         while (t < t_end) {
-            const float dt = stepping.step_length(t);
-            const Vec3 p = position(t);
-            const int cascade = raise_by_dt ? cascade_at(p, dt, grid.max_cascade) : cascade_at(p, grid.max_cascade);
-            const GridCell cell = occupancy_cell(p, cascade);
-            float after = t + dt; // rounding can put the ends of a ray just outside the grid
-            if (cell.inside) {
-                const uint32_t m = morton3(uint32_t(cell.x), uint32_t(cell.y), uint32_t(cell.z));
-                const int empty = grid.empty_size(cascade, m);
-                // So far away that a step vanishes in t's rounding, marching would never end; nothing can be resolved.
-                if (empty == 0) return t + dt > t ? dt : 0.0f;
-                after = skip(stepping, cell, cascade, empty);
-                // Where steps grow into the next cascade within the block, that cascade may be occupied there.
-                if (raise_by_dt && empty > 1 && cascade_at(p, stepping.step_length(after), grid.max_cascade) > cascade)
-                    after = skip(stepping, cell, cascade, 1);
-            }
+            const Probe here = probe(grid, stepping, raise_by_dt, t);
+            // So far away that a step vanishes in t's rounding, marching would never end; nothing can be resolved.
+            if (here.empty == 0) return t + here.dt > t ? here.dt : 0.0f;
+            const float after = leave(grid, stepping, raise_by_dt, here);
             if (!(after > t)) return 0.0f;
             t = after;
         }
         return 0.0f;
     }
 
-    NGP_HD float skip(const Stepping& stepping, const GridCell& cell, int cascade, int size) const {
-        return stepping.advance_to(t, block_exit(origin, inverse_direction, cell, cascade, size));
+    NGP_HD float skip(const Stepping& stepping, const GridCell& cell, int cascade, int empty) const {
+        return stepping.advance_to(t, empty_exit(origin, inverse_direction, cell, cascade, empty));
     }
 };
 

@@ -14,7 +14,10 @@ struct WorldTransform {
     NGP_HD Vec3 cycle(Vec3 v) const { return from_mitsuba ? v : Vec3{v.y, v.z, v.x}; }
     NGP_HD Vec3 uncycle(Vec3 v) const { return from_mitsuba ? v : Vec3{v.z, v.x, v.y}; }
 
-    NGP_HD Vec3 point_to_ngp(Vec3 p) const { return cycle(p * scale + offset); }
+    NGP_HD Vec3 point_to_ngp(Vec3 p) const {
+        return cycle({mul_then_add(p.x, scale, offset.x), mul_then_add(p.y, scale, offset.y),
+                      mul_then_add(p.z, scale, offset.z)});
+    }
     NGP_HD Vec3 point_to_world(Vec3 p) const { return (uncycle(p) - offset) / scale; }
     NGP_HD Vec3 direction_to_ngp(Vec3 d) const { return cycle(d); }
     NGP_HD Vec3 direction_to_world(Vec3 d) const { return uncycle(d); }

@@ -1,8 +1,10 @@
-// Stage of rendering: what a pixel of a frame holds, and how it is finished for display (specification E.6).
+// Stage of rendering: what a pixel of a frame holds, and how it is finished: for display (specification E.6), or as
+// channels in world units.
 #pragma once
 
 #include <ngp/formulas/color.h>
 #include <ngp/formulas/march.h>
+#include <ngp/formulas/pose.h>
 
 namespace ngp {
 
@@ -43,6 +45,33 @@ struct FinishPixel {
         out[0] = c.x, out[1] = c.y, out[2] = c.z, out[3] = p.alpha + through;
         if (depth) depth[i] = p.depth_max_weight;
     }
+};
+
+constexpr float least_alpha = 1e-3f; // below it, depth and normals mean nothing
+
+// Channels of a picture; those that are null are not wanted.
+struct ChannelPointers {
+    float* rgb = nullptr;    // 3 a pixel: linear, premultiplied, no background
+    float* alpha = nullptr;  // 1
+    float* depth = nullptr;  // 1: expected z along the camera's forward axis / alpha, world units; NaN: nothing there
+    float* normal = nullptr; // 3: unit, world axes; zero: nothing there
+};
+
+// Body: pixel i as channels.
+struct FinishChannels {
+    WorldTransform world;
+    const FramePixel* pixels;
+    ChannelPointers out;
+
+    NGP_HD void operator()(int64_t i) const {
+        const FramePixel& p = pixels[i];
+        const bool hit = p.alpha >= least_alpha;
+        if (out.rgb) store(out.rgb + 3 * i, p.rgb);
+        if (out.alpha) out.alpha[i] = p.alpha;
+        if (out.depth) out.depth[i] = hit ? p.depth_expected / p.alpha * (1.0f / world.scale) : NAN;
+        if (out.normal) store(out.normal + 3 * i, hit ? normalize(world.direction_to_world(p.normal)) : Vec3{});
+    }
+    NGP_HD static void store(float* at, Vec3 v) { at[0] = v.x, at[1] = v.y, at[2] = v.z; }
 };
 
 } // namespace ngp

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <ngp/core/check.h>
 #include <ngp/core/parallel.h>
 #include <ngp/stages/occupancy.h>
@@ -16,6 +18,36 @@ void for_each_index(int64_t n, int64_t chunk, const Body& body) {
 }
 
 constexpr uint32_t warmup_steps = 256;
+
+// OccupancyView::clearance of one cascade. Occupied space, and what is outside the grid, grows by a word in every
+// direction at each step; the step in which it reaches a word is the word's clearance.
+void find_clearances(const uint64_t* words, uint8_t* clearance) {
+    constexpr int n = words_along_axis;
+    static_assert(n == 32, "a row of words is the bits of an integer");
+    std::array<uint32_t, n * n> reached{}, rows, planes; // [z][y], bit x
+    for (uint32_t m = 0; m < uint32_t(occupancy_words); ++m) {
+        const uint32_t x = gather_bits3(m), y = gather_bits3(m >> 1), z = gather_bits3(m >> 2);
+        reached[z * n + y] |= uint32_t(words[m] != 0) << x;
+        clearance[m] = words[m] != 0 ? 0 : max_clearance;
+    }
+    auto row_or_outside = [](const auto& from, int z, int y) {
+        return unsigned(z) < unsigned(n) && unsigned(y) < unsigned(n) ? from[z * n + y] : ~0u;
+    };
+    for (int v = 1; v < max_clearance; ++v) {
+        for (int i = 0; i < n * n; ++i) rows[i] = spread_along_row(reached[i]);
+        for (int z = 0; z < n; ++z)
+            for (int y = 0; y < n; ++y)
+                planes[z * n + y] = row_or_outside(rows, z, y - 1) | rows[z * n + y] | row_or_outside(rows, z, y + 1);
+        for (int z = 0; z < n; ++z)
+            for (int y = 0; y < n; ++y) {
+                const uint32_t now =
+                    row_or_outside(planes, z - 1, y) | planes[z * n + y] | row_or_outside(planes, z + 1, y);
+                for (uint32_t fresh = now & ~reached[z * n + y]; fresh; fresh &= fresh - 1)
+                    clearance[morton3(uint32_t(std::countr_zero(fresh)), uint32_t(y), uint32_t(z))] = uint8_t(v);
+                reached[z * n + y] = now;
+            }
+    }
+}
 
 } // namespace
 
@@ -48,7 +80,9 @@ void OccupancyGrid::resize(int n_cascades) {
     values_.assign(size_t(occupancy_cells) * n_cascades, 0.0f);
     fresh_.assign(values_.size(), 0.0f);
     words_.assign(values_.size() / 64, 0);
-    blocks_.assign(words_.size() / 64, 0);
+    clearance_.assign(words_.size(), 0);
+    for (int c = 0; c < n_cascades; ++c)
+        find_clearances(words_.data() + c * occupancy_words, clearance_.data() + c * occupancy_words);
     mean_ = 0;
 }
 
@@ -94,11 +128,9 @@ void OccupancyGrid::rebuild_bits() {
         uint64_t* coarse = words_.data() + c * words_per_cascade;
         for_each_index(words_per_cascade / 8, 1 << 10, CoarsenOccupancy{coarse - words_per_cascade, coarse});
     }
-    for (size_t i = 0; i < blocks_.size(); ++i) {
-        uint64_t block = 0;
-        for (size_t k = 0; k < 64; ++k) block |= uint64_t(words_[i * 64 + k] != 0) << k;
-        blocks_[i] = block;
-    }
+    parallel_for(n_cascades_, [&](int64_t c, int) {
+        find_clearances(words_.data() + c * occupancy_words, clearance_.data() + c * occupancy_words);
+    });
 }
 
 } // namespace ngp

@@ -224,7 +224,7 @@ class OccupancyGrid {
     // All cells unknown (value 0) and no bit set.
     void resize(int n_cascades);
     int n_cascades() const { return n_cascades_; }
-    OccupancyView view() const { return {words_.data(), blocks_.data(), n_cascades_ - 1}; }
+    OccupancyView view() const { return {words_.data(), clearance_.data(), n_cascades_ - 1}; }
     const std::vector<float>& values() const { return values_; }
     void set_values(const float* values, size_t n); // rebuilds the bits
     float mean() const { return mean_; }            // of max(value, 0) over cascade 0
@@ -241,7 +241,8 @@ class OccupancyGrid {
 
     int n_cascades_ = 0;
     std::vector<float> values_, fresh_;
-    AlignedVector<uint64_t> words_, blocks_;
+    AlignedVector<uint64_t> words_;
+    AlignedVector<uint8_t> clearance_;
     float mean_ = 0;
 };
 

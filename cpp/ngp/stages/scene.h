@@ -18,6 +18,7 @@ struct ImageView {
     PixelType type = PixelType::U8;
     int channels = 4; // 3 or 4
     int width = 0, height = 0;
+    int device = -1; // number of the CUDA device whose memory holds the pixels; -1: the host's
 };
 
 // Linear light premultiplied by alpha, and alpha.

@@ -23,7 +23,8 @@ struct EncodePoint {
 class CudaNerfBench final : public NerfModelBench {
   public:
     CudaNerfBench(NerfBenchInput input, const CudaOptions& options)
-        : context_(options.device, options.max_bytes), input_(std::move(input)), n_(int64_t(input_.positions.size())) {
+        : context_(options.device, options.max_bytes, options.max_shared_bytes), input_(std::move(input)),
+          n_(int64_t(input_.positions.size())) {
         const DeviceGuard guard(context_.device());
         NGP_CHECK_EQ(input_.directions.size(), input_.positions.size());
         NGP_CHECK_EQ(input_.d_raw.size(), input_.positions.size());

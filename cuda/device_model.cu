@@ -22,12 +22,20 @@ GridShape grid_shape(const EncodingPart& part) {
 DeviceModel::DeviceModel(Context& context, const NerfModelShape& shape, const AdamSettings& settings, const Aabb& box,
                          bool deterministic)
     : context_(context), shape_(shape), box_(box) {
-    const bool is_fused = fused(shape.position, shape.direction, shape.density, shape.rgb);
-    functions_ = is_fused ? &fused_functions(shape.density.width, shape.rgb.n_layers - 1) : &general_functions();
-    if (is_fused) gradient_blocks_ = functions_->backward_blocks(context);
+    functions_ = &general_functions();
+    if (fused(shape.position, shape.direction, shape.density, shape.rgb)) {
+        const NetworkFunctions& f = fused_functions(shape.density.width, shape.rgb.n_layers - 1);
+        ModelView sizes;
+        sizes.rgb = shape.rgb;
+        const int blocks = f.backward_blocks(context); // 0 on devices with too little shared memory
+        if (blocks > 0 && f.shared_bytes(sizes) <= context.max_shared_bytes()) {
+            functions_ = &f;
+            gradient_blocks_ = blocks;
+        }
+    }
     optimizer_ = std::make_unique<DeviceOptimizer>(context, settings, shape.encoding_begin(), shape.position,
                                                    gradient_blocks_, deterministic);
-    if (!is_fused) general_backward_ = std::make_unique<GeneralBackward>(context, shape);
+    if (!is_fused()) general_backward_ = std::make_unique<GeneralBackward>(context, shape);
     encodings_ = {context, 2, "the model"};
     encodings_.upload(&shape.position, 1);
     encodings_.upload(&shape.direction, 1, 1);

@@ -1,10 +1,11 @@
 // The backward pass of FusedNetwork's shapes: recomputes the networks from kept encodings, and leaves gradients of the
 // encodings and of the weights.
 //
-// A block takes 128 samples at a time; each warp owns some of their rows. Activations H of every layer stay in shared
-// memory, since the gradient of a weight matrix, dY^T X, sums over all rows: every warp adds the block's rows to its
-// own part of each matrix, in registers that live as long as the block. The gradient of a layer's output is formed in
-// registers, and replaces that output in shared memory once its own weight gradient has been taken:
+// A block takes a tile of samples at a time, as many as its shared memory holds activations of; each warp owns some of
+// their rows. Activations H of every layer stay in shared memory, since the gradient of a weight matrix, dY^T X, sums
+// over all rows: every warp adds the block's rows to its own part of each matrix, in registers that live as long as the
+// block. The gradient of a layer's output is formed in registers, and replaces that output in shared memory once its
+// own weight gradient has been taken:
 //
 //   dY        | d raw     | dH3        | dH2      | dD (density outputs) | dH1
 //   X         | H3        | H2         | [D | SH] | H1                   | encoding
@@ -31,12 +32,12 @@ struct FusedBackwardJob {
     float* weight_gradients;  // one set of canonical matrices a block
 };
 
-template <int Width, int RgbHidden>
+template <int Width, int RgbHidden, int Tile>
 struct FusedBackward {
     using Weights = FusedWeights<Width>;
-    static constexpr int warps = Width > 64 ? 8 : 4;
+    static constexpr int tile = Tile; // samples
+    static constexpr int warps = Width > 64 ? 8 : (tile >= 64 ? 4 : tile / 16);
     static constexpr int threads = 32 * warps;
-    static constexpr int tile = 128; // samples
     static constexpr int row_tiles = tile / 16 / warps;
     static constexpr int narrow = Weights::narrow, wide = Weights::wide;
     static constexpr int slim = 16 + fused_row_padding;
@@ -299,11 +300,11 @@ struct FusedBackward {
     }
 };
 
-template <int Width, int RgbHidden>
-__global__ void __launch_bounds__(FusedBackward<Width, RgbHidden>::threads, Width > 64 ? 1 : 2)
+template <int Width, int RgbHidden, int Tile>
+__global__ void __launch_bounds__(FusedBackward<Width, RgbHidden, Tile>::threads, Width > 64 ? 1 : 2)
     fused_backward_kernel(const __grid_constant__ FusedBackwardJob job) {
     extern __shared__ __align__(128) char shared[];
-    FusedBackward<Width, RgbHidden>::run(job, reinterpret_cast<half*>(shared));
+    FusedBackward<Width, RgbHidden, Tile>::run(job, reinterpret_cast<half*>(shared));
 }
 
 } // namespace ngp::cuda

@@ -10,12 +10,15 @@ namespace {
 constexpr int64_t most_idle_shared = 256 << 20;
 }
 
-Context::Context(int device, int64_t max_bytes)
+Context::Context(int device, int64_t max_bytes, int max_shared_bytes)
     : device_(device), max_bytes_(max_bytes),
       shared_(std::make_shared<BlockPool>(BlockPool::Kind::Device, device, most_idle_shared)) {
     DeviceGuard guard(device);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
     check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device), "device attribute");
+    check(cudaDeviceGetAttribute(&max_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+          "device attribute");
+    if (max_shared_bytes > 0) max_shared_bytes_ = std::min(max_shared_bytes_, max_shared_bytes);
 }
 
 Context::~Context() {

@@ -21,6 +21,10 @@ constexpr int64_t default_reserve = int64_t(600) << 20;
 
 enum RandomStream : uint64_t { params_stream = 1, rays_stream = 2, occupancy_stream = 3 };
 
+// Samples of a step: some more than the batch, since ray counts are only adapted to what the last step gave; and enough
+// for the first rays of the smallest batches, which can have max_samples_per_ray each.
+int64_t batch_capacity(int64_t batch_size) { return batch_size + std::max<int64_t>(batch_size / 4, 1 << 14); }
+
 // Memory of training steps of one batch size.
 class StepBuffers {
   public:
@@ -28,16 +32,15 @@ class StepBuffers {
         view_.state = state;
         // What contributes varies from step to step; what does not fit into the batch is left out (order_rays_kernel),
         // what does not even fit here is lost while it is traced.
-        view_.chunk_capacity = std::max<int64_t>(12 * batch_size, 1 << 18) / chunk_times;
-        view_.sample_capacity = std::max<int64_t>(2 * batch_size, 1 << 17);
-        view_.batch_capacity = batch_size + batch_size / 4;
+        view_.time_capacity = std::max<int64_t>(8 * batch_size, 1 << 18);
+        view_.sample_capacity = 2 * batch_capacity(batch_size);
+        view_.batch_capacity = batch_capacity(batch_size);
         view_.max_rays = std::max<int64_t>(batch_size, 256);
         const int64_t tiles = (view_.max_rays + rays_per_tile - 1) / rays_per_tile;
         for (RayBuffers& b : rays_) {
             b.rays = {context, view_.max_rays, "rays"};
             b.spans = {context, view_.max_rays, "rays"};
-            b.times = {context, view_.chunk_capacity * chunk_times, "samples"};
-            b.next_chunk = {context, view_.chunk_capacity, "samples"};
+            b.times = {context, view_.time_capacity, "samples"};
             b.outcomes = {context, view_.max_rays, "rays"};
             b.hits = {context, view_.max_rays, "rays"};
         }
@@ -66,7 +69,6 @@ class StepBuffers {
         v.rays = b.rays.data();
         v.spans = b.spans.data();
         v.times = b.times.data();
-        v.next_chunk = b.next_chunk.data();
         v.outcomes = b.outcomes.data();
         v.hits = b.hits.data();
         return v;
@@ -81,7 +83,6 @@ class StepBuffers {
         DeviceArray<TrainingRay> rays;
         DeviceArray<RaySpan> spans;
         DeviceArray<float> times;
-        DeviceArray<uint32_t> next_chunk;
         DeviceArray<RayOutcome> outcomes;
         DeviceArray<uint32_t> hits;
     };
@@ -134,7 +135,7 @@ class StepGraph {
 class CudaNerfEngine final : public NerfEngine {
   public:
     explicit CudaNerfEngine(const CudaOptions& options)
-        : options_of_device_(options), context_(options.device, options.max_bytes) {
+        : options_of_device_(options), context_(options.device, options.max_bytes, options.max_shared_bytes) {
         const DeviceGuard guard(context_.device());
         state_ = {context_, 1, "counters"};
         ticket_ = {context_, 1, "counters"};
@@ -210,6 +211,7 @@ class CudaNerfEngine final : public NerfEngine {
         const cudaEvent_t done = in_flight_[step_ % in_flight_.size()];
         check(cudaEventRecord(done, context_.stream()), "event");
         ++step_;
+        ++times_.steps;
         averaged_fresh_ = false;
         if (profiling_) {
             marched_ = false;
@@ -534,7 +536,7 @@ class CudaNerfEngine final : public NerfEngine {
             context_.wait();
             forget_steps();
             buffers_.reset();
-            model_->reserve_encoding_gradients(batch_size + batch_size / 4);
+            model_->reserve_encoding_gradients(batch_capacity(batch_size));
             buffers_ = std::make_unique<StepBuffers>(context_, batch_size, model_->is_fused(), state_.data());
         }
         if (step_ == first_step_ || rays_of_batch_ != batch_size) plan_rays(batch_size);
@@ -620,7 +622,6 @@ class CudaNerfEngine final : public NerfEngine {
         times_.rays_to_gradients += elapsed(Stage::Begin, Stage::Backward);
         times_.scatter += elapsed(Stage::Backward, Stage::Scatter);
         times_.optimizer += elapsed(Stage::Scatter, Stage::Optimizer);
-        ++times_.steps;
     }
 
     void refresh_averaged() {

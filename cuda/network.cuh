@@ -37,9 +37,10 @@ struct NetworkFunctions {
     RenderLauncher render;
     RenderScratch render_scratch;
     int64_t (*scratch_bytes)(const Context&, const ModelView&); // for the first three
+    int64_t (*shared_bytes)(const ModelView&);                  // of a block, at most
     // Of fused shapes only.
     void (*backward)(Context&, const FusedBackwardJob&) = nullptr;
-    int (*backward_blocks)(const Context&) = nullptr; // sets of weight gradients that it leaves
+    int (*backward_blocks)(const Context&) = nullptr; // sets of weight gradients that it leaves; 0: no room for a block
 };
 
 // For FusedNetwork<width>, one or two hidden layers of the rgb network.

@@ -108,30 +108,62 @@ int64_t network_scratch_bytes(const Context& context, const ModelView& model) {
     return int64_t(grid) * Net::threads * a_thread;
 }
 
+// Calls body.template operator()<Tile>() for the largest tile of the backward pass for which the device has shared
+// memory; false if there is none.
+template <int Width, int RgbHidden, typename Body>
+bool with_backward_tile(const Context& context, const Body& body) {
+    auto fits = [&]<int Tile>() {
+        return FusedBackward<Width, RgbHidden, Tile>::shared_bytes <= context.max_shared_bytes();
+    };
+    if (fits.template operator()<128>()) {
+        body.template operator()<128>();
+        return true;
+    }
+    if constexpr (Width <= 64) { // wider: the sums of the weights' gradients need all eight warps
+        if (fits.template operator()<64>()) {
+            body.template operator()<64>();
+            return true;
+        }
+        if (fits.template operator()<32>()) {
+            body.template operator()<32>();
+            return true;
+        }
+    }
+    return false;
+}
 template <int Width, int RgbHidden>
 int fused_backward_blocks(const Context& context) {
-    using B = FusedBackward<Width, RgbHidden>;
-    const auto kernel = fused_backward_kernel<Width, RgbHidden>;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(B::shared_bytes)),
-          "shared memory of ", B::shared_bytes, " bytes for the backward pass of ", Width, " neurons");
     int blocks = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, B::threads, size_t(B::shared_bytes)),
-          "occupancy of the backward pass");
-    return std::max(1, blocks) * context.multiprocessors();
+    const bool fits = with_backward_tile<Width, RgbHidden>(context, [&]<int Tile>() {
+        using B = FusedBackward<Width, RgbHidden, Tile>;
+        const auto kernel = fused_backward_kernel<Width, RgbHidden, Tile>;
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(B::shared_bytes)),
+              "shared memory of ", B::shared_bytes, " bytes for the backward pass of ", Width, " neurons");
+        check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, B::threads, size_t(B::shared_bytes)),
+              "occupancy of the backward pass");
+    });
+    return fits ? std::max(1, blocks) * context.multiprocessors() : 0;
 }
 template <int Width, int RgbHidden>
 void launch_fused_backward(Context& context, const FusedBackwardJob& job) {
-    using B = FusedBackward<Width, RgbHidden>;
     const int blocks = fused_backward_blocks<Width, RgbHidden>(context);
-    fused_backward_kernel<Width, RgbHidden>
-        <<<unsigned(blocks), B::threads, size_t(B::shared_bytes), context.stream()>>>(job);
+    with_backward_tile<Width, RgbHidden>(context, [&]<int Tile>() {
+        using B = FusedBackward<Width, RgbHidden, Tile>;
+        fused_backward_kernel<Width, RgbHidden, Tile>
+            <<<unsigned(blocks), B::threads, size_t(B::shared_bytes), context.stream()>>>(job);
+    });
     check(cudaGetLastError(), "launch of the backward pass");
 }
 
 template <typename Net>
+int64_t most_shared_bytes(const ModelView& model) {
+    return render_memory<Net> + Net::shared_bytes(model); // rendering needs the most
+}
+
+template <typename Net>
 NetworkFunctions functions_of() {
-    return {launch_trace_rays<Net>, launch_points<Net>,  launch_occupancy<Net>,
-            launch_render<Net>,     render_scratch<Net>, network_scratch_bytes<Net>};
+    return {launch_trace_rays<Net>, launch_points<Net>,         launch_occupancy<Net>, launch_render<Net>,
+            render_scratch<Net>,    network_scratch_bytes<Net>, most_shared_bytes<Net>};
 }
 template <int Width, int RgbHidden>
 NetworkFunctions fused_functions_of() {

@@ -23,7 +23,7 @@ struct TraceRaysJob {
 // A ray, the same in all lanes of its group.
 struct GroupRay {
     RayMarcher march;            // behind the samples of the span
-    RaySpan span;                // of samples that were marched ahead; its chunk: that of the next one
+    RaySpan span;                // of samples that were marched ahead
     uint32_t ray = 0, count = 0; // samples so far
     BlendState blend;
     uint32_t fits = 1; // its samples found room
@@ -47,13 +47,11 @@ class RayTracer {
             if (!__any_sync(whole, active_)) break;
             float t = 0, dt = 0;
             const uint32_t k = ray_.count + uint32_t(in_group_);
-            // Not beyond the chunk, which matters after groups have grown.
-            const bool in_chunk = ray_.count % uint32_t(chunk_times) + uint32_t(in_group_) < uint32_t(chunk_times);
-            if (active_ && in_chunk && k < ray_.span.count) {
-                t = job_.step.times[int64_t(ray_.span.chunk) * chunk_times + k % uint32_t(chunk_times)];
+            if (active_ && k < ray_.span.count) {
+                t = job_.step.times[ray_.span.first + k];
                 dt = job_.stepping.step_length(t);
             }
-            march(active_ && ray_.count >= ray_.span.count, t, dt);
+            if (active_ && ray_.count >= ray_.span.count) march(t, dt);
             const bool sampled = dt > 0.0f;
             const Vec3 p = sampled ? ray_.march.position(t) : splat3(0.5f);
             const RawSample raw = net_.evaluate(job_.model.unit(p), ray_.march.direction);
@@ -66,7 +64,6 @@ class RayTracer {
   private:
     static constexpr uint32_t whole = 0xffffffffu;
     static constexpr int smallest_group = 4;
-    static constexpr int march_rounds = 3; // between two evaluations
     __device__ void set_group(int size) {
         group_ = size;
         in_group_ = lane_ % group_;
@@ -119,53 +116,21 @@ class RayTracer {
         }
     }
 
-    // The next samples of groups that have used up those that were marched ahead; this lane's is at t, if it got any.
-    // Positions are those that RayMarcher::next() would visit one after the other: each lane looks at one of the next
-    // positions; as many of them as are occupied from the first on are taken, and the first that is not says where to
-    // go on. By all lanes.
-    __device__ void march(bool going, float& t, float& dt) {
+    // The next samples of a group that has used up those that were marched ahead; this lane's is at t, if there is one.
+    __device__ void march(float& t, float& dt) {
         RayMarcher& m = ray_.march;
-        int got = 0;
-        for (int round = 0; round < march_rounds && __any_sync(whole, going); ++round) {
-            float at = m.t;
-            for (int k = 0; k < in_group_; ++k) at += job_.stepping.step_length(at);
-            RayMarcher::Probe probe;
-            const bool inside =
-                going && at < m.t_end && ray_.count + uint32_t(got + in_group_) < uint32_t(max_samples_per_ray);
-            if (inside) probe = m.probe(job_.occupancy, job_.stepping, true, at);
-            const bool occupied = inside && probe.empty == 0 && at + probe.dt > at;
-            const uint32_t others = ~__ballot_sync(whole, occupied) & of_group_;
-            const int leader = lane_ - in_group_;
-            const int run = min_of(others ? __ffs(int(others)) - 1 - leader : group_, group_ - got);
-            // Lane got + k of the group keeps what lane k saw.
-            const int from = in_group_ - got;
-            const float its_t = __shfl_sync(whole, at, from, group_),
-                        its_dt = __shfl_sync(whole, probe.dt, from, group_);
-            if (going && from >= 0 && from < run) {
-                t = its_t;
-                dt = its_dt;
+        for (int k = 0; k < group_; ++k) {
+            const bool more = ray_.count + uint32_t(k) < uint32_t(max_samples_per_ray);
+            const float step = more ? m.next(job_.occupancy, job_.stepping, true) : 0.0f;
+            if (step == 0.0f) {
+                m.t_end = 0.0f; // nothing more on this ray
+                return;
             }
-            got += going ? run : 0;
-            // Where to go on: behind the last sample, or where the lane behind it says.
-            const bool full = got == group_;
-            float next = at + probe.dt;
-            bool ends = false;
-            if (going && !full && in_group_ == run) {
-                ends = !inside || probe.empty == 0;
-                if (!ends) {
-                    RayMarcher seen = m;
-                    seen.t = at;
-                    next = seen.leave(job_.occupancy, job_.stepping, true, probe);
-                    ends = !(next > at);
-                }
+            if (k == in_group_) {
+                t = m.t;
+                dt = step;
             }
-            const int decides = full ? run - 1 : run;
-            next = __shfl_sync(whole, next, decides, group_);
-            ends = __shfl_sync(whole, int(ends), decides, group_) != 0;
-            if (!going) continue;
-            m.t = next;
-            if (ends) m.t_end = 0.0f; // nothing more on this ray
-            going = !full && !ends;
+            m.t += step;
         }
     }
 
@@ -196,10 +161,7 @@ class RayTracer {
         const uint32_t contributing = __ballot_sync(whole, contributes);
         keep(contributes, contributing, t, dt, raw, own);
         ray_.count += uint32_t(__popc(contributing & of_group_));
-        const bool used_up = ray_.count >= ray_.span.count;
-        const bool ends = active_ && (stopped || (used_up && ray_.march.t_end == 0.0f));
-        if (active_ && !ends && !used_up && ray_.count % uint32_t(chunk_times) == 0)
-            ray_.span.chunk = job_.step.next_chunk[ray_.span.chunk];
+        const bool ends = active_ && (stopped || (ray_.count >= ray_.span.count && ray_.march.t_end == 0.0f));
         if (ends && in_group_ == 0) {
             const TrainingRay& ray = job_.step.rays[ray_.ray];
             job_.step.outcomes[ray_.ray] =

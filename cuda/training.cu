@@ -8,7 +8,7 @@ namespace {
 
 // --- marching ----------------------------------------------------------------------------------------------------
 
-constexpr int march_threads = 128;
+constexpr int march_threads = 64;
 
 struct MarchJob {
     StepView step;
@@ -18,71 +18,9 @@ struct MarchJob {
     bool ahead; // for the step after this one
 };
 
-// Writes a ray's stepping positions.
-class TimeWriter {
-  public:
-    __device__ TimeWriter(const StepView& step) : step_(step) {}
-
-    __device__ void add(float t) {
-        const uint32_t at = count_ % uint32_t(chunk_times);
-        if (at == 0) take_chunk();
-        ++count_;
-        if (fits_) step_.times[int64_t(chunk_) * chunk_times + at] = t;
-    }
-    __device__ uint32_t count() const { return count_; }
-    __device__ bool fits() const { return fits_; }
-    __device__ RaySpan span() const { return {first_, count_}; }
-
-  private:
-    __device__ void take_chunk() {
-        if (!fits_) return;
-        const uint32_t chunk = atomicAdd(&step_.state->n_chunks, 1u);
-        fits_ = int64_t(chunk) < step_.chunk_capacity;
-        if (!fits_) return;
-        if (count_ == 0)
-            first_ = chunk;
-        else
-            step_.next_chunk[chunk_] = chunk;
-        chunk_ = chunk;
-    }
-
-    const StepView& step_;
-    uint32_t count_ = 0, chunk_ = 0, first_ = 0;
-    bool fits_ = true;
-};
-
-// The first positions that RayMarcher::next() would stop at, but a cell is looked up once for all that are in it.
-// Leaves the ray where to go on, or ended.
-__device__ void march_on(RayMarcher& march, const OccupancyView& grid, const Stepping& stepping, TimeWriter& out) {
-    static_assert(marched_ahead <= max_samples_per_ray);
-    while (march.t < march.t_end && out.count() < uint32_t(marched_ahead)) {
-        const RayMarcher::Probe here = march.probe(grid, stepping, true, march.t);
-        float after;
-        if (here.empty != 0) {
-            after = march.leave(grid, stepping, true, here);
-            if (!(after > march.t)) break;
-        } else {
-            const float exit =
-                min_of(empty_exit(march.origin, march.inverse_direction, here.cell, here.cascade, 1), march.t_end);
-            after = march.t;
-            float dt = here.dt;
-            do {
-                if (!(after + dt > after)) { // so far away that a step vanishes in rounding
-                    march.t_end = 0.0f;
-                    break;
-                }
-                out.add(after);
-                after += dt;
-                dt = stepping.step_length(after);
-            } while (after < exit && out.count() < uint32_t(marched_ahead));
-        }
-        march.t = after;
-    }
-    if (out.count() < uint32_t(marched_ahead)) march.t_end = 0.0f;
-}
-
-// A thread a ray.
+// A thread a ray: draws it, finds its first samples, and, once the warp knows where they go, writes them.
 __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_constant__ MarchJob job) {
+    __shared__ float kept[march_threads][marched_ahead + 1];
     const StepView& step = job.step;
     StepState& state = *step.state;
     const int n_rays = job.ahead ? state.next_n_rays : state.n_rays, lane = threadIdx.x & 31;
@@ -92,20 +30,32 @@ __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_const
     const int stride = int(gridDim.x) * march_threads;
     for (int first = int(blockIdx.x) * march_threads; first < n_rays; first += stride) {
         const int i = first + int(threadIdx.x);
-        bool hit = false;
+        TrainingRay ray;
+        uint32_t count = 0;
         if (i < n_rays) {
-            TrainingRay ray;
             sample.rays = &ray;
             sample.first_ray = i;
             sample(i);
-            TimeWriter times(step);
-            march_on(ray.march, job.occupancy, sample.stepping, times);
+            while (count < uint32_t(marched_ahead)) {
+                const float dt = ray.march.next(job.occupancy, sample.stepping, true);
+                if (dt == 0.0f) {
+                    ray.march.t_end = 0.0f; // there are no more
+                    break;
+                }
+                kept[threadIdx.x][count++] = ray.march.t;
+                ray.march.t += dt;
+            }
             step.rays[i] = ray;
-            hit = times.count() > 0 && times.fits();
-            if (hit)
-                step.spans[i] = times.span();
-            else
-                step.outcomes[i] = ray_outcome(job.loss, ray, {}, 1.0f, times.fits() ? 0u : unused_ray);
+        }
+        const uint32_t inclusive = warp_inclusive_sum(count);
+        uint32_t base = 0;
+        if (lane == 31 && inclusive) base = atomicAdd(&state.n_times, inclusive);
+        base = __shfl_sync(0xffffffffu, base, 31) + inclusive - count;
+        const bool fits = int64_t(base) + count <= step.time_capacity, hit = count > 0 && fits;
+        if (i < n_rays && !hit) step.outcomes[i] = ray_outcome(job.loss, ray, {}, 1.0f, fits ? 0u : unused_ray);
+        if (hit) {
+            step.spans[i] = {base, count};
+            for (uint32_t k = 0; k < count; ++k) step.times[base + k] = kept[threadIdx.x][k];
         }
         const uint32_t hits = __ballot_sync(0xffffffffu, hit);
         uint32_t at = 0;
@@ -115,9 +65,8 @@ __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_const
     }
 }
 
-__global__ void restart_kernel(const StepView step) {
-    step.state->n_chunks = step.state->n_hits = step.state->hit_ticket = 0;
-}
+__device__ void clear_march_counters(StepState& state) { state.n_times = state.n_hits = state.hit_ticket = 0; }
+__global__ void restart_kernel(const StepView step) { clear_march_counters(*step.state); }
 
 // --- order -------------------------------------------------------------------------------------------------------
 
@@ -168,14 +117,14 @@ __global__ void __launch_bounds__(rays_per_tile) order_rays_kernel(const StepVie
     }
 }
 
-// What the next step will do, now that this one's samples are counted; and the counters that its marching needs.
+// What the next step will do, now that this one's samples are counted.
 __device__ void plan_next_step(const StepView& step, int64_t batch_size) {
     StepState& state = *step.state;
     const int n = next_ray_count(max_of(1u, state.n_rays_used), state.n_contributing, batch_size);
     state.next_n_rays = int32_t(min_of<int64_t>(n, step.max_rays));
     state.next_rng = state.rng;
     state.next_rng.advance(uint64_t(1) << 32);
-    state.n_chunks = state.n_hits = state.hit_ticket = 0;
+    clear_march_counters(state);
 }
 
 __global__ void __launch_bounds__(256) order_samples_kernel(const StepView step, int64_t batch_size) {

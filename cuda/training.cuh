@@ -26,8 +26,7 @@ namespace ngp::cuda {
 // rays. Small enough that sums over a batch stay below the largest half.
 constexpr float loss_scale = 4.0f;
 
-constexpr int chunk_times = 32;              // stepping positions that a ray takes memory for at once
-constexpr int marched_ahead = 128;           // of a ray, before it is traced: most become opaque sooner
+constexpr int marched_ahead = 32;            // samples of a ray that are found before it is traced: most need no more
 constexpr int rays_per_tile = 256;           // that a block brings into order together
 constexpr uint32_t unused_ray = 0xffffffffu; // count of a ray whose samples did not fit
 
@@ -40,8 +39,8 @@ struct StepState {
     Pcg32 rng;               // of this step's rays
     int32_t next_n_rays;     // the same of the next step
     Pcg32 next_rng;
-    uint32_t n_chunks; // of stepping positions
-    uint32_t n_hits;   // rays with samples
+    uint32_t n_times; // samples marched ahead
+    uint32_t n_hits;  // rays with samples
     uint32_t n_evaluated;
     uint32_t n_samples;      // kept
     uint32_t n_contributing; // of rays that are used
@@ -62,9 +61,9 @@ struct alignas(16) SampleBlend {
     float before;
 };
 
-// A ray's first stepping positions in occupied cells: how many, and their first chunk.
+// A ray's first stepping positions in occupied cells: where they are, and how many.
 struct RaySpan {
-    uint32_t chunk = 0, count = 0;
+    uint32_t first = 0, count = 0;
 };
 
 // What compositing a ray gave.
@@ -152,8 +151,7 @@ struct StepView {
     StepState* state = nullptr;
     TrainingRay* rays = nullptr;
     RaySpan* spans = nullptr;       // of rays
-    float* times = nullptr;         // t of stepping positions, in chunks of chunk_times
-    uint32_t* next_chunk = nullptr; // of the same ray, after a full one
+    float* times = nullptr;         // t of their samples that were marched ahead, a ray's side by side
     RayOutcome* outcomes = nullptr; // of rays
     uint32_t* hits = nullptr;       // rays with samples
     // Contributing samples, in the order of their evaluation.
@@ -164,7 +162,7 @@ struct StepView {
     // The same, ray after ray: place of the ray's first in `order`, or unused_ray; which sample is there.
     uint32_t* first = nullptr;
     uint32_t* order = nullptr;
-    int64_t chunk_capacity = 0, sample_capacity = 0, batch_capacity = 0, max_rays = 0;
+    int64_t time_capacity = 0, sample_capacity = 0, batch_capacity = 0, max_rays = 0;
     unsigned long long* scan = nullptr; // one word a tile of rays
     float* tile_loss = nullptr;         // likewise
     float* visited = nullptr;           // occupancy cells' fresh values, if training samples count as visits

@@ -2,6 +2,7 @@
 #include "bindings.h"
 
 #include <cstring>
+#include <ngp/core/device.h>
 #include <ngp/core/isa.h>
 #include <ngp/core/parallel.h>
 #include <ngp/cpu/kernels.h>
@@ -180,7 +181,8 @@ std::vector<float> checked(const NerfModelBench& model, const FloatArray& a, con
 
 std::unique_ptr<NerfModelBench> make_model(const std::string& config, int aabb_scale, const FloatArray& positions,
                                            const FloatArray& directions, const FloatArray& d_raw, uint64_t seed,
-                                           const std::string& isa, const std::string& device, bool deterministic) {
+                                           const std::string& isa, const std::string& device, bool deterministic,
+                                           int max_shared_bytes) {
     static_assert(sizeof(Vec3) == 12 && sizeof(RawSample) == 16);
     expect_shape(positions, {-1, 3}, "positions");
     expect_shape(directions, {positions.shape(0), 3}, "directions");
@@ -195,17 +197,34 @@ std::unique_ptr<NerfModelBench> make_model(const std::string& config, int aabb_s
     if (!isa.empty()) throw py::value_error("isa is of the CPU; it must be empty on device '" + device + "'");
     CudaOptions options;
     options.deterministic = deterministic;
+    options.max_shared_bytes = max_shared_bytes;
     options.device = cuda_device_of(device); // raises for other names
     return make_cuda_nerf_bench(std::move(input), options);
+}
+
+py::dict cuda_ceilings(const std::string& device) {
+    CudaCeilings c;
+    {
+        const py::gil_scoped_release release;
+        c = measure_cuda_ceilings(cuda_device_of(device));
+    }
+    py::dict d;
+    d["copy_bytes_per_second"] = c.copy_bytes_per_second;
+    d["tensor_flops"] = c.tensor_flops;
+    d["gather_per_second"] = c.gather_per_second;
+    d["add_per_second"] = c.add_per_second;
+    return d;
 }
 
 } // namespace
 
 void bind_model(py::module_& m) {
+    m.def("cuda_ceilings", cuda_ceilings, py::arg("device") = "cuda",
+          "What the device reaches at most, measured, a second.");
     py::class_<NerfModelBench>(m, "Model", "A model's training work on given samples (NGP space).")
         .def(py::init(&make_model), py::arg("config"), py::arg("aabb_scale"), py::arg("positions"),
              py::arg("directions"), py::arg("d_raw"), py::arg("seed") = 1337, py::arg("isa") = "",
-             py::arg("device") = "cpu", py::arg("deterministic") = false)
+             py::arg("device") = "cpu", py::arg("deterministic") = false, py::arg("max_shared_bytes") = 0)
         .def("encode", &NerfModelBench::encode, "Position encoding alone.")
         .def("forward", &NerfModelBench::forward, "Encoding and both networks: raw().")
         .def("forward_backward", &NerfModelBench::forward_backward, "... and back; adds weight gradients.")

@@ -42,6 +42,7 @@ void fit(Testbed& t, std::optional<int64_t> steps, std::optional<double> seconds
 
 // A Python warning at the caller of pyngp.Testbed().
 void warn(const std::string& message) {
+    py::gil_scoped_acquire gil;
     if (PyErr_WarnEx(PyExc_RuntimeWarning, message.c_str(), 2) < 0) throw py::error_already_set();
 }
 
@@ -50,6 +51,7 @@ std::unique_ptr<Testbed> make_testbed(TestbedMode mode, const std::string& devic
     if (max_device_bytes && *max_device_bytes < 1)
         throw py::value_error("max_device_bytes is " + std::to_string(*max_device_bytes) +
                               "; it must be positive, or None for all that is free");
+    py::gil_scoped_release release; // a GPU takes a while to start: images are decoded meanwhile
     return std::make_unique<Testbed>(mode,
                                      TestbedOptions{device, seed, deterministic, max_device_bytes.value_or(0), warn});
 }

@@ -524,6 +524,7 @@ class stages:
             isa: str = ...,
             device: str = ...,
             deterministic: bool = ...,
+            max_shared_bytes: typing.SupportsInt | typing.SupportsIndex = ...,
         ) -> None: ...
         def averaged(self) -> numpy.typing.NDArray[numpy.float32]: ...
         def density_gradient(self) -> numpy.typing.NDArray[numpy.float32]: ...
@@ -553,6 +554,8 @@ class stages:
         regularizer: typing.SupportsFloat | typing.SupportsIndex = ...,
         encourage_density: bool = ...,
     ) -> tuple: ...
+    @staticmethod
+    def cuda_ceilings(device: str = ...) -> dict: ...
     @staticmethod
     def encode(
         config: str,

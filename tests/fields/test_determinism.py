@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TRAINED_STEPS
 from pyngp import ColorSpace, OccupancySchedule, Testbed
 from pyngp.dataset import load_images, read_scene
 from pyngp.evaluation import evaluate
@@ -135,12 +136,26 @@ def test_saving_does_not_disturb_training(tiny, small_config, device, tmp_path):
 
 
 def test_training_goes_on_from_a_compact_snapshot(trained_snapshot, tiny, device):
-    """Without optimizer state it is not exact, but nothing falls back to the start."""
-    testbed = Testbed(data=tiny.train, device=device)
-    testbed.load_snapshot(trained_snapshot)
+    """Without optimizer state it is not exact, but nothing falls back to the start.
+
+    Adam's first steps change every parameter by the learning rate: that costs some 4 dB, all but 1 of which are back
+    after 40 steps. A new model is 15 dB below then.
+    """
     frames = read_scene(tiny.test).frames
     images = load_images(frames)
-    before = evaluate(testbed, frames, images).psnr
-    testbed.fit(40, batch_size=8192)
-    assert testbed.training_step == 340
-    assert evaluate(testbed, frames, images).psnr > before - 0.5
+
+    def quality(testbed: Testbed) -> float:
+        return evaluate(testbed, frames, images).psnr
+
+    resumed = Testbed(data=tiny.train, device=device)
+    resumed.load_snapshot(trained_snapshot)
+    new = Testbed(data=tiny.train, config="base_14", device=device)
+    before = quality(resumed)
+    losses: dict[str, list[float]] = {"resumed": [], "new": []}
+    for name, testbed in (("resumed", resumed), ("new", new)):
+        testbed.fit(40, batch_size=8192, callback=lambda t, kept=losses[name]: kept.append(t.loss))
+    assert (resumed.training_step, new.training_step) == (TRAINED_STEPS + 40, 40)
+    after, afresh = quality(resumed), quality(new)
+    assert before > afresh + 8, "the test means something"
+    assert after > before - 0.25 * (before - afresh)
+    assert np.mean(losses["resumed"]) < 0.5 * np.mean(losses["new"])

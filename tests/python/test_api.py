@@ -342,6 +342,7 @@ def test_metadata_is_live(tiny, device):
 def test_stats(tiny, device, small_config):
     testbed = Testbed(data=tiny.train, config=small_config, device=device)
     assert testbed.stats()["steps"] == 0
+    testbed.set_profiling(True)  # stage times cost a GPU speed
     testbed.fit(5, batch_size=2048)
     stats = testbed.stats()
     assert stats["steps"] == 5 and 0 < stats["train_seconds"] < 60

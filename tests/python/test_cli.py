@@ -270,6 +270,11 @@ def test_bench(cli, tiny, tmp_path, monkeypatch, device):
     assert report["batch_size"] == 4096 and report["twins_ms"] == {} and "grid_backward" in out
     if backend == "cpu":
         assert report["peak_gflops"] > 1 and "GFLOP/s" in out
+    else:
+        assert len(report["ceilings"]) == 4 and all(c > 1e9 for c in report["ceilings"].values())
+        assert {row["stage"] for row in report["achieved"]} >= {"forward", "backward", "scatter", "optimizer"}
+        assert all(row["share"] > 0 for row in report["achieved"]) and "TFLOP/s" in out
+        assert 0 < report["touched_entries"] <= report["entries"]
     assert [(r["width"], r["height"]) for r in report["render"]] == [(32, 24), (16, 16)]
     assert all(r["first_ms"] > 0 and np.isfinite(r["further_ms"]) for r in report["render"])
     seconds, psnr = zip(*((point["seconds"], point["psnr"]) for point in report["curve"]), strict=True)

@@ -5,8 +5,8 @@ Rounding Error Analysis": a dot product of K terms in float32 is off by about sq
 with independent errors of its operands added as variances. Tests allow ``LAMBDA`` times that.
 
 A GPU sees parameters as halves, which hold them exactly if as_halves() made them. Its fused networks also
-keep what passes from layer to layer as halves, forward and backward: see stored(). Its general networks
-keep float32, like the CPU's.
+keep what passes from layer to layer as halves, forward and backward: see stored(). They interpolate tables
+in half arithmetic, too: see half_interpolation(). Its general networks compute in float32, like the CPU.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def stored(values: F64, sd: F64, halves: bool) -> F64:
 class MlpTwin:
     """Forward and backward pass of one batch through reference.mlp, with error estimates.
 
-    ``halves``: what goes into and comes out of layers is kept as halves, but for the output.
+    ``sd_x``: of ``x`` as the first layer reads it. ``halves``: what comes out of layers is kept as halves, forward
+    but for the output.
     """
 
     weights: list[F64]
@@ -98,7 +99,7 @@ class MlpTwin:
 
     def __post_init__(self) -> None:
         self.output, self.inputs = mlp.forward(self.weights, self.x, hidden_relu=self.relu)
-        self.sd = [stored(self.x, self.sd_x, self.halves)]
+        self.sd = [self.sd_x]
         self.kink_free = np.ones(len(self.x), dtype=bool)
         # An error of LAMBDA sd is what tests allow; float32's is small enough to keep twice the distance.
         margin = LAMBDA if self.halves else 2 * LAMBDA
@@ -148,6 +149,37 @@ class Part:
     @property
     def n_frequencies(self) -> int:
         return int(self.config.get("n_frequencies", 12))
+
+
+def half_interpolation(part: Part, params: F64, x: F32) -> tuple[F64, F64]:
+    """Bounds and standard deviations of the errors that half arithmetic adds to a grid's outputs (N, width).
+
+    A corner's weight is half(half(along x) half(along y and z)), and its product with a feature is added in one
+    operation, x fastest. A rounding is off by U_HALF of its result or, below the normal halves, by HALF_FLOOR: so
+    three of the weight, and one of each partial sum.
+    """
+    table = params[part.params].reshape(-1, part.n_features)
+    bound, variance = np.zeros((len(x), part.width)), np.zeros((len(x), part.width))
+    for number, level in enumerate(part.levels):
+        cell, fraction = grid.cell_and_fraction(level, x[:, part.inputs])
+        upper, _ = grid.axis_weights(fraction, part.interpolation)
+        columns = slice(number * part.n_features, (number + 1) * part.n_features)
+        partial = np.zeros((len(x), part.n_features))
+        for z, y, along in product((0, 1), repeat=3):
+            feature = table[grid.entry_index(level, cell + np.array([along, y, z], dtype=np.uint32))]
+            weights = [grid.corner_weights(upper[:, axes], bits) for axes, bits in (([0], (along,)), ([1, 2], (y, z)))]
+            wx, wyz = (w[:, None] for w in weights)
+            partial += wx * wyz * feature
+            roundings = [
+                np.abs(feature) * (U_HALF * wx * wyz + HALF_FLOOR * wyz),
+                np.abs(feature) * (U_HALF * wx * wyz + HALF_FLOOR * wx),
+                np.abs(feature) * (U_HALF * wx * wyz + HALF_FLOOR),
+                U_HALF * np.abs(partial) + HALF_FLOOR,
+            ]
+            bound[:, columns] += sum(roundings)
+            variance[:, columns] += sum(r**2 for r in roundings)
+    # products of these errors, at most 11 of them in a row
+    return bound * (1 + 16 * U_HALF), np.sqrt(variance)
 
 
 def corner_sums(part: Part, x: F32, d: F64) -> tuple[F64, F64]:

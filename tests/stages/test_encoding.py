@@ -12,10 +12,13 @@ from reference import grid
 from stages.helpers import (
     GRID_KINDS,
     ISAS,
+    LAMBDA,
     EncodingTwin,
     Json,
+    as_halves,
     assert_within,
     grid_encoding,
+    half_interpolation,
     model_config,
     network,
 )
@@ -194,3 +197,36 @@ def test_encoding_responds_to_every_parameter() -> None:
     assert_within(stages.encode(config, 1, params, x), wanted, bound)
     with pytest.raises(AssertionError, match="beyond the bound"):
         assert_within(stages.encode(config, 1, changed, x), wanted, bound)
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """To halves, once: the sum of a half and of the product of two is exact in float64, but for the rarest."""
+    return x.astype(np.float16).astype(np.float64)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+@pytest.mark.parametrize("interpolation", ["Linear", "Smoothstep"])
+@pytest.mark.parametrize("n_features", [2, 4])
+def test_bound_of_half_arithmetic(n_features: int, interpolation: str, scale: float) -> None:
+    """What a GPU's fused networks do, with NumPy: within half_interpolation(), and not far below it."""
+    encoding = grid_encoding(n_features_per_level=n_features, interpolation=interpolation)
+    twin = EncodingTwin(encoding)
+    (part,) = twin.parts
+    x = positions(3000)
+    params = as_halves((scale * np.random.default_rng(1).uniform(-1, 1, size=twin.n_params)).astype(np.float32))
+    table = params.astype(np.float64).reshape(-1, n_features)
+    got = np.zeros((len(x), part.width))
+    for number, level in enumerate(part.levels):
+        cell, fraction = grid.cell_and_fraction(level, x)
+        upper, _ = grid.axis_weights(fraction, interpolation)
+        columns = slice(number * n_features, (number + 1) * n_features)
+        for z, y, along in product((0, 1), repeat=3):
+            feature = table[grid.entry_index(level, cell + np.array([along, y, z], dtype=np.uint32))]
+            wx, wyz = (grid.corner_weights(upper[:, a], b) for a, b in (([0], (along,)), ([1, 2], (y, z))))
+            weight = rounded(rounded(wx) * rounded(wyz))[:, None]
+            got[:, columns] = rounded(weight * feature + got[:, columns])
+    wanted, _ = twin.encode(params.astype(np.float64), x)
+    bound, sd = half_interpolation(part, params.astype(np.float64), x)
+    error = np.abs(got - wanted[:, twin.columns])
+    assert np.all(error <= bound) and np.all(error <= LAMBDA * sd)
+    assert np.max(error / bound) > 0.3 and np.sqrt(np.mean((error / sd) ** 2)) > 0.3

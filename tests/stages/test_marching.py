@@ -1,12 +1,14 @@
 """Marching through an occupancy grid against the twin (E.2).
 
 Rounding moves a position by some 1e-7, so a sample within that of a cell border, or a jump that
-ends within that of one, may go either way; everything else has to agree.
+ends within that of one, may go either way; everything else has to agree. Jumps over empty space, up to 15 blocks of
+4^3 cells at once, must not show: what is compared with takes one step at a time.
 """
 
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,6 +27,48 @@ def grid_values(cascades: int, seed: int, filled: float = 0.25) -> np.ndarray:
     return (np.repeat(blocks, 64, axis=1) & cells).astype(np.float32)
 
 
+def isolated_cells(cascades: int, seed: int, n: int = 40) -> np.ndarray:
+    """Single cells with up to all of the grid empty around them, among them both of its ends and corners of blocks."""
+    r = np.random.default_rng(seed)
+    values = np.zeros((cascades, occupancy.N_CELLS), np.float32)
+    for cascade in values:
+        cells = r.integers(0, occupancy.GRID_SIZE, size=(n, 3))
+        cells[:4] = cells[:4] // 4 * 4 + 3 * (cells[:4] % 2)
+        cascade[occupancy.morton(cells)] = 1.0
+        cascade[[0, -1]] = 1.0
+    return values
+
+
+def rooms(cascades: int, seed: int) -> np.ndarray:
+    """Everything is occupied but for boxes of any size, at any cell."""
+    r = np.random.default_rng(seed)
+    cell = occupancy.morton_inverse(np.arange(occupancy.N_CELLS)).astype(np.int64)
+    values = np.ones((cascades, occupancy.N_CELLS), np.float32)
+    for cascade in values:
+        for size in (5, 9, 17, 30, 47, 80):
+            low = r.integers(0, occupancy.GRID_SIZE - size, size=3)
+            cascade[np.all((cell >= low) & (cell < low + size), axis=1)] = 0.0
+    return values
+
+
+def shells(cascades: int, seed: int) -> np.ndarray:
+    """Nothing but the cells around the next finer cascade: jumps have to end at that one's border."""
+    cell = occupancy.morton_inverse(np.arange(occupancy.N_CELLS)).astype(np.int64)
+    centre = np.abs(cell - 63.5).max(axis=1)
+    values = isolated_cells(cascades, seed, 0)
+    values[1:, (centre > 32) & (centre < 33)] = 1.0
+    return values
+
+
+GRIDS = {
+    "blobs": grid_values,
+    "isolated cells": isolated_cells,
+    "corner cells": partial(isolated_cells, n=0),
+    "rooms": rooms,
+    "shells": shells,
+}
+
+
 @dataclass(frozen=True)
 class Ray:
     origin: np.ndarray
@@ -33,17 +77,30 @@ class Ray:
     end: float
 
 
-def random_rays(n: int, scale: float, cone: float, seed: int) -> list[Ray]:
-    """Rays through the box of side ``scale``, float32; some start inside, some run along axes."""
+def points_in(bits: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """n random points in occupied cells."""
+    r = np.random.default_rng(seed)
+    cascade, morton = np.nonzero(bits)
+    which = r.integers(0, len(cascade), size=n)
+    corner = occupancy.morton_inverse(morton[which]) + r.uniform(size=(n, 3))
+    return (corner / occupancy.GRID_SIZE - 0.5) * 2.0 ** cascade[which, None] + 0.5
+
+
+def random_rays(n: int, scale: float, cone: float, seed: int, targets: np.ndarray | None = None) -> list[Ray]:
+    """Rays through the box of side ``scale``, float32; some start inside, some run along axes.
+
+    ``targets``: points that they are aimed at, instead of random ones.
+    """
     r = np.random.default_rng(seed)
     low, high = np.full(3, 0.5 - scale / 2), np.full(3, 0.5 + scale / 2)
     rays: list[Ray] = []
     while len(rays) < n:
         origin = 0.5 + scale * r.uniform(-1, 1, size=3) * (0.4 if len(rays) % 3 == 0 else 1.2)
-        direction = r.uniform(low, high) - origin
+        target = r.uniform(low, high) if targets is None else targets[len(rays) % len(targets)]
+        direction = target - origin
         if len(rays) % 7 == 6:
             direction[1:] = 0.0
-            origin[1:] = r.uniform(low[1:], high[1:])
+            origin[1:] = r.uniform(low[1:], high[1:]) if targets is None else target[1:]
         direction = (direction / np.linalg.norm(direction)).astype(np.float32)
         origin = origin.astype(np.float32)
         entry, leave = march.ray_box(origin[None], direction[None], low, high)
@@ -75,24 +132,27 @@ def occupied(ray: Ray, t: np.ndarray, bits: np.ndarray, cone: float, training: b
 
 
 def drift(ray: Ray, t: np.ndarray, cone: float) -> np.ndarray:
-    """Bound of the rounding of t: U (t + 2) for each sum or, in the cone, log and exp so far."""
+    """Bound of the rounding of t: U (t + 2) for each sum or, in the cone, log and exp so far.
+
+    Sums of the same step are all rounded the same way, while t is in one binade.
+    """
     steps = march.to_stepping(t, cone) - march.to_stepping(ray.start, cone) + 1
-    return 3 * np.sqrt(steps) * U * (t + 2) + 4 * U * (t + 2)
+    return (steps if cone == 0.0 else 3 * np.sqrt(steps)) * U * (t + 2) + 4 * U * (t + 2)
 
 
 def after_switch(t: np.ndarray, cone: float) -> np.ndarray:
-    """Whether t lies within a 4^3 block behind a distance at which training changes the cascade.
+    """Whether t lies within a cell behind a distance at which training changes the cascade.
 
     Where 256 dt reaches 2^k the cascade rises from k to k + 1, whose cell may be occupied though
-    the one of k is not. A jump over an empty block of cascade k, 4 sqrt(3) 2^k / 128 long at most,
-    may pass that distance (so does, over one cell, the twin's). Geometric part of the cone only.
+    the one of k is not. A jump over an empty cell of cascade k, sqrt(3) 2^k / 128 long at most,
+    may pass that distance (so does the twin's), but no longer jump may. Geometric part of the cone only.
     """
     if cone == 0.0:
         return np.zeros(t.shape, dtype=bool)
     scaled = 256 * march.step_size(t, cone)
     switch = 2.0 ** np.floor(np.log2(scaled))  # in units of 256 dt, where it was last passed
-    block = 4 * np.sqrt(3.0) * switch / 128
-    return (scaled >= 1.0) & ((scaled - switch) / (256 * cone) <= block)
+    cell = np.sqrt(3.0) * switch / 128
+    return (scaled >= 1.0) & ((scaled - switch) / (256 * cone) <= cell)
 
 
 @dataclass
@@ -138,21 +198,23 @@ def compare(ray: Ray, values: np.ndarray, bits: np.ndarray, cone: float, trainin
     return tally
 
 
-@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("cone", [0.0, CONE])
-@pytest.mark.parametrize("cascades,n_rays", [(1, 60), (3, 16)])
-def test_samples(cascades: int, n_rays: int, cone: float, training: bool) -> None:
-    """Against stepping through the whole ray, one step at a time."""
+@pytest.mark.parametrize("cascades,n_rays,training", [(1, 30, False), (3, 10, False), (3, 10, True)])
+@pytest.mark.parametrize("kind", GRIDS)
+def test_samples(kind: str, cascades: int, n_rays: int, training: bool, cone: float) -> None:
+    """Against stepping through the whole ray, one step at a time; every other ray is aimed at an occupied cell."""
     cone = float(np.float32(cone))
-    values = grid_values(cascades, 1)
+    values = GRIDS[kind](cascades, 1)
     bits = occupancy.occupied_cells(values)
     rays = random_rays(n_rays, 2.0 ** (cascades - 1), cone, 2)
+    rays += random_rays(n_rays, 2.0 ** (cascades - 1), cone, 3, points_in(bits, n_rays, 4))
     tally = sum((compare(ray, values, bits, cone, training) for ray in rays), Tally())
-    assert tally.n > 500
+    assert tally.n > (500 if kind in ("blobs", "rooms") else 10), tally
     assert tally.extra == tally.missing == 0, tally
-    # a border every 4 steps at least, 3e-6 around it of 2e-3
-    assert tally.borderline <= 0.004 * tally.n, tally
-    assert tally.switched <= 0.005 * tally.n, tally
+    # A border every 4 steps at least, 3e-6 around it of 2e-3. What is hit of single cells is mostly near their borders
+    # and, of the next cascade, behind a switch.
+    assert tally.borderline <= 0.004 * tally.n + 1, tally
+    assert tally.switched <= 0.005 * tally.n + 1, tally
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -192,21 +254,23 @@ def test_cascade_rule() -> None:
         t = stages.march(*args)[0].astype(np.float64)
         gap = int(np.argmax(np.diff(t)))
         assert t[0] == np.float32(ray.start) and 0.49 - CONE < t[gap] < 0.49
-        # in training 1.0, and what is left of a block of 4 cells and a step
-        again = (1.0, 1.0 + 4 / 128 + CONE) if training else (1.49, 1.49 * (1 + CONE))
+        # in training 1.0, and what is left of a cell and a step
+        again = (1.0, 1.0 + 1 / 128 + CONE) if training else (1.49, 1.49 * (1 + CONE))
         assert again[0] <= t[gap + 1] <= again[1]
         steps = np.diff(march.to_stepping(t, CONE))
         steps = np.delete(steps, gap)
         assert np.all(np.abs(steps - 1) < 1e-3) and t[-1] > 1.98 / (1 + 1.01 * CONE)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("cascades", [1, 3])
 @pytest.mark.parametrize("cone", [0.0, CONE])
-def test_full_and_empty_grids(cone: float) -> None:
+def test_full_and_empty_grids(cone: float, cascades: int, training: bool) -> None:
     """Every step of the ray, and none."""
     cone = float(np.float32(cone))
-    full = np.full(occupancy.N_CELLS, 0.02, np.float32)
-    for ray in random_rays(4, 1.0, cone, 5):
-        args = (ray.origin, ray.direction, cone, ray.start, ray.end, False)
+    full = np.full((cascades, occupancy.N_CELLS), 0.02, np.float32)
+    for ray in random_rays(4, 2.0 ** (cascades - 1), cone, 5):
+        args = (ray.origin, ray.direction, cone, ray.start, ray.end, training)
         t, dt = stages.march(full, *args)
         steps = march.to_stepping(ray.end, cone) - march.to_stepping(ray.start, cone)
         assert abs(len(t) - np.ceil(steps)) <= 1

@@ -16,10 +16,8 @@ from pyngp._core import stages
 from reference import mlp
 from stages.helpers import (
     GRID_KINDS,
-    HALF_FLOOR,
     LAMBDA,
     PLACES,
-    U_HALF,
     EncodingTwin,
     Json,
     MlpTwin,
@@ -29,9 +27,11 @@ from stages.helpers import (
     assert_within,
     concatenated,
     grid_encoding,
+    half_interpolation,
     model_config,
     network,
     no_error,
+    stored,
     unit_directions,
 )
 
@@ -92,15 +92,39 @@ class ModelTwin:
         low, side = np.float32(0.5 - 0.5 * self.aabb_scale), np.float32(self.aabb_scale)
         return np.clip((positions - low) * (np.float32(1.0) / side), 0, 1).astype(np.float32)
 
-    def forward(self, params: np.ndarray, positions: np.ndarray, directions: np.ndarray) -> tuple[MlpTwin, MlpTwin]:
+    def encode(self, params: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Encoded positions (N, padded width) as the density network reads them, bounds and sd of their errors."""
+        table, x = params[self.grid_begin :].astype(np.float64), self.unit(positions)
+        encoded, bound = self.position.encode(table, x)
+        if not self.halves:
+            return encoded, bound, bound
+        (part,) = (p for p in self.position.parts if p.width)
+        of_halves, sd = (np.zeros(encoded.shape) for _ in range(2))
+        of_halves[:, self.position.columns], sd[:, self.position.columns] = half_interpolation(part, table, x)
+        return encoded, bound + of_halves, np.sqrt(bound**2 + sd**2)
+
+    def forward(
+        self,
+        params: np.ndarray,
+        positions: np.ndarray,
+        directions: np.ndarray,
+        encoded: np.ndarray | None = None,
+    ) -> tuple[MlpTwin, MlpTwin]:
+        """Both networks; on the encoded positions that a model kept, if given, which are exact then.
+
+        Those of samples in the same cell have errors in common, which add up in gradients of weights.
+        """
         p = params.astype(np.float64)
-        encoded, bound = self.position.encode(p[self.grid_begin :], self.unit(positions))
-        first = MlpTwin(mlp.unpack(self.density, p[: self.rgb_begin]), encoded, bound, *self.kind(0))
+        if encoded is None:
+            encoded, _, sd = self.encode(params, positions)
+        else:
+            encoded, sd = encoded.astype(np.float64), np.zeros(encoded.shape)
+        first = MlpTwin(mlp.unpack(self.density, p[: self.rgb_begin]), encoded, sd, *self.kind(0))
         half = ((directions + np.float32(1)) * np.float32(0.5)).astype(np.float32)
         d, d_bound = self.direction.encode(np.zeros(0), half)
         # (d + 1) / 2 is rounded here as in the library; one more rounding comes with 2x - 1
         x = np.concatenate([first.output, d], axis=1)
-        sd_x = np.concatenate([first.sd[-1], d_bound], axis=1)
+        sd_x = stored(x, np.concatenate([first.sd[-1], d_bound], axis=1), self.halves)
         pad = self.rgb.padded_in - x.shape[1]
         assert pad == 0
         second = MlpTwin(mlp.unpack(self.rgb, p[self.rgb_begin : self.grid_begin]), x, sd_x, *self.kind(1))
@@ -109,10 +133,17 @@ class ModelTwin:
     def kind(self, net: int) -> tuple[bool, bool]:
         return self.relu[net], self.halves
 
-    def raw(self, params: np.ndarray, positions: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """(N, 4): raw rgb and raw density."""
-        first, second = self.forward(params, positions, directions)
-        return np.concatenate([second.output[:, :3], first.output[:, :1]], axis=1)
+    def raw(
+        self,
+        params: np.ndarray,
+        positions: np.ndarray,
+        directions: np.ndarray,
+        encoded: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 4), raw rgb and raw density, and its error; ``encoded`` as in forward()."""
+        first, second = self.forward(params, positions, directions, encoded)
+        value = np.concatenate([second.output[:, :3], first.output[:, :1]], axis=1)
+        return value, np.concatenate([second.sd[-1][:, :3], first.sd[-1][:, :1]], axis=1)
 
     def gradient(
         self,
@@ -121,9 +152,10 @@ class ModelTwin:
         directions: np.ndarray,
         d_raw: np.ndarray,
         sums: Sums = "floats",
+        encoded: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Gradient of sum(d_raw * raw) and its error; ``sums`` as in EncodingTwin.params_gradient."""
-        first, second = self.forward(params, positions, directions)
+        first, second = self.forward(params, positions, directions, encoded)
         d_rgb = np.zeros(second.output.shape)
         d_rgb[:, :3] = d_raw[:, :3]
         dw_rgb, sd_rgb, d, sd_d = second.backward(d_rgb, no_error(d_rgb))
@@ -212,15 +244,18 @@ def check(
     poison(model, twin.n_params, device)
     model.set_params(params)
     assert np.array_equal(model.params(), params)
-    first, second = twin.forward(params, positions, directions)
-    sd = np.concatenate([second.sd[-1][:, :3], first.sd[-1][:, :1]], axis=1)
     model.forward()
-    if n > 0:
-        assert_within(model.raw(), twin.raw(params, positions, directions), LAMBDA * sd, "raw")
+    raw = model.raw() if n > 0 else np.zeros((0, 4))
     model.forward_backward()
     model.scatter()
     gradient = model.gradient()
-    wanted, sd = twin.gradient(params, positions, directions, d_raw, sums)
+    encoded = None
+    if twin.halves and n > 0:
+        encoded = model.encoded()
+        assert_within(encoded, *twin.encode(params, positions)[:2], "encoded")
+    wanted, sd = twin.raw(params, positions, directions, encoded)
+    assert_within(raw, wanted, LAMBDA * sd, "raw")
+    wanted, sd = twin.gradient(params, positions, directions, d_raw, sums, encoded)
     for name, block in twin.blocks().items():
         assert_within(gradient[block], wanted[block], LAMBDA * sd[block], name)
     assert np.all(gradient[wanted == 0.0] == 0.0)  # untouched entries stay untouched
@@ -370,11 +405,8 @@ def test_encoded_and_density_gradient(name: str, aabb_scale: int, device: str) -
     poison(model, twin.n_params, device)
     model.set_params(params)
     p, unit = params.astype(np.float64), twin.unit(positions)
-    wanted, bound = twin.position.encode(p[twin.grid_begin :], unit)
     model.encode()
-    encoded = model.encoded()
-    half_bound = U_HALF * (np.abs(wanted) + bound) + HALF_FLOOR
-    assert_within(encoded, wanted, bound + half_bound * twin.halves, "encoded")
+    assert_within(model.encoded(), *twin.encode(params, positions)[:2], "encoded")
 
     first, _ = twin.forward(params, positions, directions)
     d_density = np.zeros(first.output.shape)
@@ -412,7 +444,7 @@ def test_finite_differences(name: str) -> None:
             v[begin:end] = r.normal(size=end - begin)
             h = 1e-7  # keeps within ReLU kinks' distance; float64 leaves 1e-16 * 1e2 / 1e-7
             p = params.astype(np.float64)
-            value = [np.sum(d_raw * twin.raw(p + s * h * v, positions, directions)) for s in (1, -1)]
+            value = [np.sum(d_raw * twin.raw(p + s * h * v, positions, directions)[0]) for s in (1, -1)]
             slope = (value[0] - value[1]) / (2 * h)
             rounding = LAMBDA * np.sqrt(np.sum((sd * v) ** 2)) + 1e-5
             assert abs(gradient @ v - slope) <= rounding, block

@@ -159,6 +159,8 @@ struct CudaOptions {
     int device = 0;
     bool deterministic = false; // integer accumulation of gradients: same bytes for the same seed and card
     int64_t max_bytes = 0;
+    int max_shared_bytes =
+        0; // on-chip memory that a block may take, as of a smaller device, for tests; 0: what there is
 };
 std::unique_ptr<NerfEngine> make_cuda_nerf_engine(const CudaOptions& options);
 

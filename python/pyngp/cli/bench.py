@@ -31,6 +31,9 @@ from pyngp.report import process_seconds, training_report
 
 SAMPLES_PER_RAY = 16
 WARMUP_STEPS = 256
+# Of the base configuration:
+N_LEVELS, N_FEATURES = 8, 4
+N_WEIGHTS = 32 * 64 + 64 * 16 + 32 * 64 + 64 * 64 + 64 * 3  # of both networks, padding left out
 RENDER_SIZES = ((800, 800), (1920, 1080))
 
 
@@ -84,12 +87,14 @@ def _median_ms(
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def model_times(plan: Plan, device: str, seed: int) -> dict[str, float]:
-    """Stage times of the model's work on a batch of samples (ms)."""
+def bench_model(plan: Plan, device: str, seed: int) -> _core.stages.Model:
     positions, directions = samples_along_rays(plan.batch, seed)
     gradient = np.random.default_rng(seed).normal(size=(plan.batch, 4)).astype(np.float32) * 1e-3
-    config = _core.base_nerf_config()
-    model = _core.stages.Model(config, 1, positions, directions, gradient, seed, device=device)
+    return _core.stages.Model(_core.base_nerf_config(), 1, positions, directions, gradient, seed, device=device)
+
+
+def model_times(plan: Plan, model: _core.stages.Model) -> dict[str, float]:
+    """Stage times of the model's work on a batch of samples (ms)."""
     alone = _median_ms({"encode": model.encode, "forward": model.forward}, model.wait, plan.repeats)
     whole = _median_ms(
         {"both": model.forward_backward, "scatter": model.scatter, "optimizer": model.optimize},
@@ -106,15 +111,56 @@ def model_times(plan: Plan, device: str, seed: int) -> dict[str, float]:
     }
 
 
-def achieved(plan: Plan, device: str, model: dict[str, float]) -> dict[str, float]:
-    """What the model's stages reach, and what the machine reaches at most: floating-point operations and bytes."""
-    if device != "cpu":
-        return {}  # the ceilings of a GPU are not measured yet
-    matrix_gflop = plan.batch * 2 * (32 * 64 + 64 * 16 + 32 * 64 + 64 * 64 + 64 * 3) * 3e-9
+def touched_entries(model: _core.stages.Model, n_encoding_params: int) -> int:
+    """Table entries that get a gradient from the model's batch."""
+    model.forward_backward()
+    model.scatter()
+    table = model.gradient()[-n_encoding_params:].reshape(-1, N_FEATURES)
+    return int(np.count_nonzero(table.any(axis=1)))
+
+
+def achieved(plan: Plan, model_ms: dict[str, float]) -> dict[str, Any]:
+    """What the networks reach on the CPU, and what the machine reaches at most."""
+    matrix_gflop = plan.batch * 6 * N_WEIGHTS * 1e-9  # forward, input gradients, weight gradients
     return {
-        "mlp_gflops": matrix_gflop / (model["mlp_forward"] + model["mlp_backward"]) * 1000,
+        "mlp_gflops": matrix_gflop / (model_ms["mlp_forward"] + model_ms["mlp_backward"]) * 1000,
         "peak_gflops": _core.stages.gemm_peak_gflops(0.5),
     }
+
+
+def achieved_on_gpu(testbed: Testbed, step: dict[str, float], optimizer_ms: float, touched: int) -> dict[str, Any]:
+    """What stages of training steps do a second, beside what the device reaches when it does nothing else.
+
+    `optimizer_ms`: of the model's optimizer alone, launch and wait included, with `touched` entries.
+    """
+    ceilings = _core.stages.cuda_ceilings(testbed.device)
+    stats = testbed.stats()
+    evaluated, contributing = stats["samples_evaluated_per_step"], stats["samples_per_step"]
+    corners = N_LEVELS * 8
+    entries = testbed.n_encoding_params() // N_FEATURES
+    # Halves of the gradient are read of all entries; where there is one it is zeroed, the 64-byte record is read and
+    # written, and the halves that kernels read are written.
+    gradient_bytes, entry_bytes = 8 * entries, 8 + 64 + 64 + 8
+    rows: list[dict[str, Any]] = []
+
+    def row(stage: str, ms: float, work: str, amount: float, ceiling: str) -> None:
+        per_second = amount / max(ms, 1e-9) * 1000
+        share = per_second / ceilings[ceiling]
+        rows.append(
+            {"stage": stage, "ms": ms, "work": work, "per_second": per_second, "bound": ceiling, "share": share}
+        )
+
+    row("forward", step["forward_ms"], "gathers: evaluated x levels x 8", evaluated * corners, "gather_per_second")
+    row("forward", step["forward_ms"], "FLOP: evaluated x 2 x weights", evaluated * 2 * N_WEIGHTS, "tensor_flops")
+    row("backward", step["backward_ms"], "FLOP: samples x 6 x weights", contributing * 6 * N_WEIGHTS, "tensor_flops")
+    adds = contributing * corners * (N_FEATURES // 2)
+    row("scatter", step["scatter_ms"], "half2 adds before merging, at most", adds, "add_per_second")
+    most = gradient_bytes + entries * entry_bytes
+    row("optimizer", step["optimizer_ms"], "bytes at least: gradient", gradient_bytes, "copy_bytes_per_second")
+    row("optimizer", step["optimizer_ms"], "bytes at most: all entries", most, "copy_bytes_per_second")
+    counted = gradient_bytes + touched * entry_bytes
+    row("optimizer alone", optimizer_ms, "bytes, entries counted", counted, "copy_bytes_per_second")
+    return {"ceilings": ceilings, "achieved": rows, "entries": entries, "touched_entries": touched}
 
 
 def find_twin(path: Path | None) -> ModuleType | None:
@@ -184,6 +230,30 @@ def quality_over_time(
     return trainer.curve
 
 
+def _show_achieved(output: Output, result: dict[str, Any]) -> None:
+    units = {
+        "copy_bytes_per_second": (1e9, "GB/s"),
+        "tensor_flops": (1e12, "TFLOP/s"),
+        "gather_per_second": (1e9, "G/s"),
+        "add_per_second": (1e9, "G/s"),
+    }
+    table = Table("stage", "ms", "work", "achieved", "ceiling", "share", title="Achieved, of ceilings measured here")
+    for row in result["achieved"]:
+        unit, name = units[row["bound"]]
+        reached, ceiling = row["per_second"] / unit, result["ceilings"][row["bound"]] / unit
+        shares = f"{reached:.4g} {name}", f"{ceiling:.4g} {name}", f"{100 * row['share']:.0f}%"
+        table.add_row(row["stage"], f"{row['ms']:.3g}", row["work"], *shares)
+    output.console.print(table)
+    share = 100 * result["touched_entries"] / result["entries"]
+    output.say(
+        "ceilings: 512 MiB copied; m16n8k16 products of halves; 8-byte gathers and half2 adds at random in 24 MiB.\n"
+        "Gathers and adds of neighbouring samples meet in caches or are merged, so their shares may exceed 100%.\n"
+        f"backward: forward again, input and weight gradients, 2 x {N_WEIGHTS} weights each.\n"
+        f"optimizer alone: on random samples, which touch {share:.0f}% of {result['entries']} entries;\n"
+        "launch and wait included. The networks' own update is in no count."
+    )
+
+
 def _show(output: Output, result: dict[str, Any]) -> None:
     others, whole = result["twins_ms"], result["stages_ms"]
     table = Table("stage", "ms", *others, title=f"{result['batch_size']} samples, ms")
@@ -194,6 +264,8 @@ def _show(output: Output, result: dict[str, Any]) -> None:
     if "mlp_gflops" in result:
         reached, peak = result["mlp_gflops"], result["peak_gflops"]
         output.say(f"networks: {reached:.0f} GFLOP/s, {100 * reached / peak:.0f}% of the {peak:.0f} measured here")
+    if "achieved" in result:
+        _show_achieved(output, result)
     output.say(
         f"whole step: {whole['ms_per_step']:.4g} ms over {result['steps']} steps, "
         f"{result['samples_per_step']} samples, {result['rays_per_step']} rays"
@@ -258,14 +330,18 @@ def bench(
         _, frames, images = load_scene(lambda: testbed, output, scene, test, None, "base")
         views = frames or read_scene(scene).frames
     startup_seconds = process_seconds()
-    model = model_times(plan, testbed.device, seed)
-    reached = achieved(plan, testbed.device, model)
+    stages = bench_model(plan, testbed.device, seed)
+    model = model_times(plan, stages)
+    on_cpu = testbed.device == "cpu"
+    touched = 0 if on_cpu else touched_entries(stages, testbed.n_encoding_params())
+    del stages  # its memory
     whole = step_times(testbed, plan)
     stats = testbed.stats()
+    reached = achieved(plan, model) if on_cpu else achieved_on_gpu(testbed, whole, model["optimizer"], touched)
     render = render_times(testbed, views[0], plan)
     result = training_report(testbed, "base", seed)
     curve = quality_over_time(testbed, output, frames, images, points or list(plan.eval_at))
-    torch_twin = find_twin(twin) if testbed.device == "cpu" else None
+    torch_twin = find_twin(twin) if on_cpu else None
     others: dict[str, dict[str, float]] = {}
     if torch_twin is not None:
         for scatter in ("levels", "atomic"):

@@ -286,6 +286,9 @@ GeneralBackward::GeneralBackward(Context& context, const NerfModelShape& shape)
 
     inputs_ = {context, rows.n_inputs() * chunk_, "activations of the backward pass"};
     d_outputs_ = {context, rows.n_outputs() * chunk_, "gradients of the backward pass"};
+    // Whole vectors are read where the last chunk ends, and what is beyond the end is masked: it must only be there.
+    inputs_.zero();
+    d_outputs_.zero();
     if (n_slices_ > 1) sums_ = {context, int64_t(n_slices_) * n_weights_, "sums of weight gradients"};
     tiles_ = {context, n_tiles_, "list of weight gradients"};
     tiles_.upload(tiles);

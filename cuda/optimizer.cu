@@ -22,10 +22,12 @@ struct AdamCommon {
     __device__ float gradient_scale() const { return 1.0f / (loss_scale * float(max_of(1u, state->n_rays_used))); }
 };
 
-// Gradients as large as the largest half in these units don't occur in training, but must not become infinite.
+// Towards zero, so that a moment can decay to it: rounded to nearest, 0.9 times one of the smallest halves is that half
+// again, and once the second moment has decayed on, such a remainder moves the weight without bound. Gradients as large
+// as the largest half in these units don't occur in training, but must not become infinite.
 NGP_HD half stored_moment(float m) {
     constexpr float largest = 65504.0f;
-    return __float2half_rn(clamp_to(m * (1.0f / first_moment_unit), -largest, largest));
+    return __float2half_rz(clamp_to(m * (1.0f / first_moment_unit), -largest, largest));
 }
 
 __device__ __forceinline__ float finite_or_zero(float g) { return fabsf(g) <= FLT_MAX ? g : 0.0f; }

@@ -93,14 +93,23 @@ def bench_model(plan: Plan, device: str, seed: int) -> _core.stages.Model:
     return _core.stages.Model(_core.base_nerf_config(), 1, positions, directions, gradient, seed, device=device)
 
 
-def model_times(plan: Plan, model: _core.stages.Model) -> dict[str, float]:
-    """Stage times of the model's work on a batch of samples (ms)."""
-    alone = _median_ms({"encode": model.encode, "forward": model.forward}, model.wait, plan.repeats)
+def model_times(plan: Plan, model: _core.stages.Model, on_gpu: bool) -> dict[str, float]:
+    """Stage times of the model's work on a batch of samples (ms). On a GPU encoding and networks are one kernel."""
+    parts = {"forward": model.forward} if on_gpu else {"encode": model.encode, "forward": model.forward}
+    alone = _median_ms(parts, model.wait, plan.repeats)
     whole = _median_ms(
         {"both": model.forward_backward, "scatter": model.scatter, "optimizer": model.optimize},
         model.wait,
         plan.repeats,
     )
+    if on_gpu:
+        return {
+            "forward": alone["forward"],
+            "backward": whole["both"] - alone["forward"],
+            "scatter": whole["scatter"],
+            "optimizer": whole["optimizer"],
+            "total": sum(whole.values()),
+        }
     return {
         "grid_forward": alone["encode"],
         "mlp_forward": alone["forward"] - alone["encode"],
@@ -331,8 +340,8 @@ def bench(
         views = frames or read_scene(scene).frames
     startup_seconds = process_seconds()
     stages = bench_model(plan, testbed.device, seed)
-    model = model_times(plan, stages)
     on_cpu = testbed.device == "cpu"
+    model = model_times(plan, stages, on_gpu=not on_cpu)
     touched = 0 if on_cpu else touched_entries(stages, testbed.n_encoding_params())
     del stages  # its memory
     whole = step_times(testbed, plan)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fields.tiny_scene import TinyScene, write_scene
+from pyngp import Testbed
 from pyngp.images import read_image
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -49,10 +50,24 @@ def test_commands(photos, cli):
 
 
 def test_python(photos):
-    code = "\n".join(blocks("python"))
+    code = "\n".join(block for block in blocks("python") if "cuda" not in block)
     positions = np.zeros((5, 3))
     names = {"positions": positions, "directions": np.tile([0.0, 0.0, 1.0], (5, 1)), "camera": photos.test_poses[0]}
     exec(compile(code.replace("800, 600", "32, 24"), str(README), "exec"), names)
     assert names["rgb"].shape == (5, 3) and names["density"].shape == (5,)
     assert names["views"]["normal"].shape == (24, 32, 3)
     assert Path("scene.ingp").is_file()
+
+
+def test_python_on_a_gpu(photos, cuda):
+    torch = pytest.importorskip("torch")
+    (code,) = (block for block in blocks("python") if "cuda" in block)
+    directions = torch.tensor([[0.0, 0.0, 1.0]], device=cuda).repeat(5, 1)
+    names = {
+        "Testbed": Testbed,
+        "torch_positions": torch.zeros((5, 3), device=cuda),
+        "torch_directions": directions,
+        "camera": photos.test_poses[0],
+    }
+    exec(compile(code.replace("1920, 1080", "32, 24"), str(README), "exec"), names)
+    assert names["rgb"].shape == (5, 3) and names["views"]["normal"].shape == (24, 32, 3)

@@ -1,6 +1,6 @@
 """Prints the GPU's figures of docs/performance.md: quality at equal steps, time to quality, rendering, memory.
 
-    python tests/benchmarks/gpu_tables.py LEGO800 [--fox FOX] [--out FOLDER] [--parts equal,time,render,fox,deterministic]
+    python tests/benchmarks/gpu_tables.py LEGO800 [--fox FOX] [--out FOLDER] [--parts equal,time,…]
 
 LEGO800 holds transforms_train.json and transforms_test.json. Training seconds and steps are those of design section 7;
 evaluation is not counted. With --out, pictures of both devices side by side are written there.

@@ -81,15 +81,26 @@ ScratchView DeviceModel::render_scratch(const ModelView& view, bool normals) {
 }
 
 void DeviceModel::reserve_encoding_gradients(int64_t rows) {
+    if (encoding_gradient_rows_ >= rows) return;
+    release_encoding_gradients(); // the new ones may need its memory
     if (is_fused()) {
-        if (d_encodings_.size() < rows * fused_encoded) d_encodings_ = {context_, rows * fused_encoded, "gradients"};
-        return;
+        d_encodings_ = {context_, rows * fused_encoded, "gradients"};
+    } else {
+        d_encodings_f32_ = {context_, rows * shape_.position.n_out, "gradients"};
+        positions_ = {context_, rows, "samples"};
+        directions_ = {context_, rows, "samples"};
+        d_raw_ = {context_, rows, "gradients"};
     }
-    if (positions_.size() >= rows) return;
-    d_encodings_f32_ = {context_, rows * shape_.position.n_out, "gradients"};
-    positions_ = {context_, rows, "samples"};
-    directions_ = {context_, rows, "samples"};
-    d_raw_ = {context_, rows, "gradients"};
+    encoding_gradient_rows_ = rows; // not before all are there
+}
+
+void DeviceModel::release_encoding_gradients() {
+    encoding_gradient_rows_ = 0;
+    d_encodings_ = {};
+    d_encodings_f32_ = {};
+    positions_ = {};
+    directions_ = {};
+    d_raw_ = {};
 }
 
 void DeviceModel::launch_backward(const ModelView& view, const BackwardSource& source) {

@@ -35,6 +35,7 @@ class DeviceModel {
     int gradient_blocks() const { return gradient_blocks_; }
     // Gradients of the position encoding's outputs: rows that a backward pass writes and the scatter reads.
     void reserve_encoding_gradients(int64_t rows);
+    void release_encoding_gradients();
 
     // What the backward pass reads: the samples of a step, in order; or, if step.state is null, rows as they are.
     struct BackwardSource {
@@ -59,6 +60,7 @@ class DeviceModel {
     Aabb box_;
     const NetworkFunctions* functions_;
     int gradient_blocks_ = 1;
+    int64_t encoding_gradient_rows_ = 0;
     std::unique_ptr<DeviceOptimizer> optimizer_;
     std::unique_ptr<GeneralBackward> general_backward_;
     DeviceArray<EncodingShape> encodings_; // position, direction

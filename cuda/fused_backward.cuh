@@ -157,7 +157,7 @@ struct FusedBackward {
             auto* const sh = reinterpret_cast<uint4*>(s + rgb_in + row * narrow + 16);
             sh[0] = sh[1] = make_uint4(0, 0, 0, 0);
         }
-        d[0] = make_uint4(pack_halves(g.rgb[0], g.rgb[1]), pack_halves(g.rgb[2], 0.0f), 0, 0);
+        d[0] = make_uint4(pack_saturated(g.rgb[0], g.rgb[1]), pack_saturated(g.rgb[2], 0.0f), 0, 0);
         d[1] = make_uint4(0, 0, 0, 0);
         reinterpret_cast<float*>(s + d_density)[row] = g.density;
     }
@@ -266,7 +266,7 @@ struct FusedBackward {
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
                 const float2 v = __half22float2(as_half2(d[m][0].r[r]));
-                d[m][0].r[r] = pack_halves(v.x + raw[row0 + 16 * m + 8 * r + (lane >> 2)], v.y);
+                d[m][0].r[r] = pack_saturated(v.x + raw[row0 + 16 * m + 8 * r + (lane >> 2)], v.y);
             }
     }
     __device__ static void write_rows(const Fragment (&f)[row_tiles][2], half* to, int64_t row0, uint32_t n, int lane) {

@@ -16,9 +16,9 @@ Context::Context(int device, int64_t max_bytes, int max_shared_bytes)
     DeviceGuard guard(device);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
     check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device), "device attribute");
-    check(cudaDeviceGetAttribute(&max_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+    check(cudaDeviceGetAttribute(&device_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
           "device attribute");
-    if (max_shared_bytes > 0) max_shared_bytes_ = std::min(max_shared_bytes_, max_shared_bytes);
+    max_shared_bytes_ = max_shared_bytes > 0 ? std::min(device_shared_bytes_, max_shared_bytes) : device_shared_bytes_;
 }
 
 Context::~Context() {

@@ -46,8 +46,9 @@ class Context {
     int device() const { return device_; }
     cudaStream_t stream() const { return stream_; }
     int multiprocessors() const { return multiprocessors_; }
-    int max_shared_bytes() const { return max_shared_bytes_; } // of a block
-    int64_t bytes() const;                                     // allocated now, shared memory included
+    int max_shared_bytes() const { return max_shared_bytes_; }       // of a block
+    int device_shared_bytes() const { return device_shared_bytes_; } // ... as the device has it
+    int64_t bytes() const;                                           // allocated now, shared memory included
     int64_t peak_bytes() const { return peak_bytes_; }
     // Bytes that can still be allocated.
     int64_t available() const;
@@ -67,7 +68,7 @@ class Context {
     int64_t max_bytes_;
     std::shared_ptr<BlockPool> shared_;
     cudaStream_t stream_ = nullptr;
-    int multiprocessors_ = 0, max_shared_bytes_ = 0;
+    int multiprocessors_ = 0, max_shared_bytes_ = 0, device_shared_bytes_ = 0;
     int64_t bytes_ = 0, peak_bytes_ = 0;
 };
 

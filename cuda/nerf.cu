@@ -188,6 +188,8 @@ class CudaNerfEngine final : public NerfEngine {
         occupancy_ = std::move(occupancy);
         seed_ = seed;
         write_state({});
+        rays_of_batch_ = 0;
+        restored_loss_ = 0;
         occupancy_updates_ = 0;
         n_images_seen_ = 0;
         host_occupancy_.resize(n_cascades);
@@ -214,7 +216,7 @@ class CudaNerfEngine final : public NerfEngine {
         ++times_.steps;
         averaged_fresh_ = false;
         if (profiling_) {
-            marched_ = false;
+            marched_ = march_ahead_ = false;
             add_stage_times();
         }
     }
@@ -536,8 +538,13 @@ class CudaNerfEngine final : public NerfEngine {
             context_.wait();
             forget_steps();
             buffers_.reset();
-            model_->reserve_encoding_gradients(batch_capacity(batch_size));
-            buffers_ = std::make_unique<StepBuffers>(context_, batch_size, model_->is_fused(), state_.data());
+            try {
+                model_->reserve_encoding_gradients(batch_capacity(batch_size));
+                buffers_ = std::make_unique<StepBuffers>(context_, batch_size, model_->is_fused(), state_.data());
+            } catch (...) {
+                model_->release_encoding_gradients(); // so that a smaller batch finds room
+                throw;
+            }
         }
         if (step_ == first_step_ || rays_of_batch_ != batch_size) plan_rays(batch_size);
         const int n_images = options.n_images > 0 ? std::min(options.n_images, images_.n_views()) : images_.n_views();
@@ -569,7 +576,7 @@ class CudaNerfEngine final : public NerfEngine {
         if (s.n_rays == 0 || rays_of_batch_ == 0)
             s.n_rays = int(std::max<int64_t>(8, batch_size / initial_rays_divisor));
         else if (rays_of_batch_ != batch_size)
-            s.n_rays = std::max(8, int(double(s.n_rays) * double(batch_size) / double(rays_of_batch_)));
+            s.n_rays = int(std::clamp(double(s.n_rays) * double(batch_size) / double(rays_of_batch_), 8.0, 1e9));
         s.n_rays = int(std::min<int64_t>(s.n_rays, buffers_->max_rays()));
         s.rng = rays_rng(s.step);
         state_.upload(&s, 1);

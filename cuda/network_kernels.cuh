@@ -69,7 +69,7 @@ template <typename Net>
 unsigned grid_of(const Context& context, const void* kernel, const ModelView& model, int64_t scratch_size) {
     const int64_t shared = Net::shared_bytes(model), scratch = Net::scratch_bytes(model) * Net::threads;
     if (shared > 48 << 10)
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)),
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, context.device_shared_bytes()),
               "shared memory of ", shared, " bytes");
     int blocks = 0;
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, Net::threads, size_t(shared)), "occupancy");
@@ -137,7 +137,7 @@ int fused_backward_blocks(const Context& context) {
     const bool fits = with_backward_tile<Width, RgbHidden>(context, [&]<int Tile>() {
         using B = FusedBackward<Width, RgbHidden, Tile>;
         const auto kernel = fused_backward_kernel<Width, RgbHidden, Tile>;
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(B::shared_bytes)),
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, context.device_shared_bytes()),
               "shared memory of ", B::shared_bytes, " bytes for the backward pass of ", Width, " neurons");
         check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, B::threads, size_t(B::shared_bytes)),
               "occupancy of the backward pass");

@@ -30,7 +30,8 @@ NGP_HD half stored_moment(float m) {
     return __float2half_rz(clamp_to(m * (1.0f / first_moment_unit), -largest, largest));
 }
 
-__device__ __forceinline__ float finite_or_zero(float g) { return fabsf(g) <= FLT_MAX ? g : 0.0f; }
+// What is not finite, or whose square would not be, is left out.
+__device__ __forceinline__ float finite_or_zero(float g) { return fabsf(g) <= 1e18f ? g : 0.0f; }
 
 // --- table entries -----------------------------------------------------------------------------------------------
 

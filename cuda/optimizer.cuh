@@ -9,7 +9,7 @@
 namespace ngp::cuda {
 
 // First moments are kept as halves in this unit: gradients of the mean loss are small.
-constexpr float first_moment_unit = 1.0f / 65536.0f;
+constexpr float first_moment_unit = 1.0f / 1048576.0f;
 
 // All that the optimizer knows of a table entry, in one record that a thread reads and writes at once: of entries
 // without a gradient, no memory is touched. 64 bytes for four features.

@@ -372,8 +372,8 @@ RenderGrid render_grid(const Context& context, const ModelView& model, bool norm
                        : reinterpret_cast<const void*>(&render_kernel<Net, false>);
     g.shared = render_memory<Net> + Net::shared_bytes(model);
     g.scratch = Net::scratch_bytes(model);
-    check(cudaFuncSetAttribute(g.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared)), "rendering with ",
-          g.shared, " bytes of shared memory a block");
+    check(cudaFuncSetAttribute(g.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, context.device_shared_bytes()),
+          "rendering with ", g.shared, " bytes of shared memory a block");
     int per_multiprocessor = 0;
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, g.kernel, Net::threads, size_t(g.shared)),
           "occupancy of rendering");

@@ -12,7 +12,9 @@ constexpr int warps = 8; // of a block
 __device__ __forceinline__ void add(float* at, float v) { atomicAdd(at, v); }
 __device__ __forceinline__ void add(half* at, float v) { atomicAdd(at, __float2half_rn(v)); }
 __device__ __forceinline__ void add(FixedPoint* at, float v) {
-    const FixedPoint units = __float2ll_rn(v * (1.0f / fixed_point_unit));
+    if (!(fabsf(v) <= FLT_MAX)) return; // it would become a finite number
+    constexpr float largest = 1 << 24;  // so that sums over a batch don't wrap
+    const FixedPoint units = __float2ll_rn(clamp_to(v, -largest, largest) * (1.0f / fixed_point_unit));
     atomicAdd(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(units));
 }
 // Two neighbouring floats; `at` is 8-byte aligned.

@@ -81,6 +81,11 @@ __device__ __forceinline__ uint32_t pack_halves(float low, float high) {
     const __half2 h = __floats2half2_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&h);
 }
+// The same; values beyond the largest half become it, since an infinity would spread to all that it is multiplied with.
+__device__ __forceinline__ uint32_t pack_saturated(float low, float high) {
+    constexpr float largest = 65504.0f;
+    return pack_halves(fminf(fmaxf(low, -largest), largest), fminf(fmaxf(high, -largest), largest));
+}
 __device__ __forceinline__ __half2 as_half2(uint32_t u) { return *reinterpret_cast<const __half2*>(&u); }
 __device__ __forceinline__ uint32_t as_bits(__half2 h) { return *reinterpret_cast<const uint32_t*>(&h); }
 

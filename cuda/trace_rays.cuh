@@ -139,7 +139,6 @@ class RayTracer {
         const float alpha = sampled ? segment_alpha(sigma, dt) : 0.0f;
         const Vec3 color = sample_color(job_.model.rgb_activation, raw);
         evaluated_ += sampled;
-        if (sampled && job_.step.visited) visit_cell(job_.step.visited, p, dt, job_.occupancy.max_cascade, sigma);
 
         // One sample after the other, so that the result does not depend on the size of groups. Samples behind the one
         // that makes the ray opaque don't contribute.
@@ -158,6 +157,8 @@ class RayTracer {
             }
             stopped = a > 0.0f && ray_.blend.transmittance < training_min_transmittance;
         }
+        // Samples behind an opaque one are not visits: how many of them there are depends on the size of groups.
+        if (contributes && job_.step.visited) visit_cell(job_.step.visited, p, dt, job_.occupancy.max_cascade, sigma);
         const uint32_t contributing = __ballot_sync(whole, contributes);
         keep(contributes, contributing, t, dt, raw, own);
         ray_.count += uint32_t(__popc(contributing & of_group_));

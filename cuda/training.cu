@@ -31,11 +31,14 @@ __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_const
     for (int first = int(blockIdx.x) * march_threads; first < n_rays; first += stride) {
         const int i = first + int(threadIdx.x);
         TrainingRay ray;
+        float start = 0, end = 0; // of the ray
         uint32_t count = 0;
         if (i < n_rays) {
             sample.rays = &ray;
             sample.first_ray = i;
             sample(i);
+            start = ray.march.t;
+            end = ray.march.t_end;
             while (count < uint32_t(marched_ahead)) {
                 const float dt = ray.march.next(job.occupancy, sample.stepping, true);
                 if (dt == 0.0f) {
@@ -45,17 +48,24 @@ __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_const
                 kept[threadIdx.x][count++] = ray.march.t;
                 ray.march.t += dt;
             }
-            step.rays[i] = ray;
         }
         const uint32_t inclusive = warp_inclusive_sum(count);
         uint32_t base = 0;
         if (lane == 31 && inclusive) base = atomicAdd(&state.n_times, inclusive);
         base = __shfl_sync(0xffffffffu, base, 31) + inclusive - count;
-        const bool fits = int64_t(base) + count <= step.time_capacity, hit = count > 0 && fits;
-        if (i < n_rays && !hit) step.outcomes[i] = ray_outcome(job.loss, ray, {}, 1.0f, fits ? 0u : unused_ray);
+        const bool hit = count > 0, fits = int64_t(base) + count <= step.time_capacity;
+        if (hit && !fits) { // it is traced from its start
+            ray.march.t = start;
+            ray.march.t_end = end;
+            count = 0;
+        }
         if (hit) {
             step.spans[i] = {base, count};
             for (uint32_t k = 0; k < count; ++k) step.times[base + k] = kept[threadIdx.x][k];
+        }
+        if (i < n_rays) {
+            step.rays[i] = ray;
+            if (!hit) step.outcomes[i] = ray_outcome(job.loss, ray, {}, 1.0f, 0);
         }
         const uint32_t hits = __ballot_sync(0xffffffffu, hit);
         uint32_t at = 0;

@@ -29,7 +29,7 @@ from stages.helpers import (
 EMA_DECAY = float(np.float32(0.95))
 # the configuration's numbers as float32 holds them: 1 - beta2 differs by 1e-6 relative
 CONFIG = adam.AdamConfig(*(float(np.float32(v)) for v in (1e-2, 0.9, 0.99, 1e-15)), l2_reg=float(np.float32(1e-6)))
-MOMENT_UNIT = 2.0**-16
+MOMENT_UNIT = 2.0**-20
 SMALL = {"network": network(16, 1), "rgb_network": network(16, 1)}
 
 
@@ -80,10 +80,10 @@ class Run:
     def gradient(self, r: np.random.Generator, fraction: float) -> np.ndarray:
         """Many orders of magnitude; whole entries of the grid, as training makes them.
 
-        On a GPU within what moments of halves hold: they end at 1.
+        On a GPU within what moments of halves hold: they end at 2^-4.
         """
         g = r.normal(size=self.n_params)
-        g = np.copysign(np.maximum(np.abs(g), 0.1), g) * 10.0 ** r.uniform(-5, -1 if self.on_gpu else 1, size=g.size)
+        g = np.copysign(np.maximum(np.abs(g), 0.1), g) * 10.0 ** r.uniform(-5, -2 if self.on_gpu else 1, size=g.size)
         entries = r.uniform(size=self.n_entries) < fraction
         g[self.n_matrix :] *= np.repeat(entries, self.n_features)
         return g.astype(np.float32)
@@ -197,13 +197,14 @@ def test_gradients_that_vanish(device: str) -> None:
     run = Run(4, device=device)
     r = np.random.default_rng(8)
     first = run.model.params()
-    for step in range(1500):
-        size = 1e-6 if step < 50 else 1e-24
+    kept = np.arange(run.n_params) % 4 == 0  # of each entry one feature, so that halves don't leave it alone
+    for step in range(3000):
+        size = np.where(kept, 1e-6, 1e-6 if step < 50 else 1e-24)
         run.model.set_gradient((size * r.normal(size=run.n_params)).astype(np.float32))
         run.model.optimize()
-    table = slice(run.n_matrix, None)
-    # 50 steps of at most a few rates each, and what decays of them
-    assert np.abs(run.model.params() - first)[table].max() < 50 * 10 * 1e-2
+    moved = np.abs(run.model.params() - first)[run.n_matrix :]
+    # A random walk of a rate a step where gradients go on; by an emulation 0.9 to 1.7. Rounded to nearest: 33 to 38.
+    assert moved.max() < 5
 
 
 def test_counters_of_untouched_entries(device: str) -> None:

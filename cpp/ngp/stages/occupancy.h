@@ -190,8 +190,9 @@ struct MarkVisibleCells {
 
 // A visit's optical thickness as cells store it: positive, since 0 means that nobody looked.
 NGP_HD float visit_value(float density) {
+    constexpr float opaque = 1e6f; // more makes no difference, and an infinity would stay for ever
     const float thickness = density * min_step;
-    return thickness > FLT_MIN ? thickness : FLT_MIN;
+    return thickness > FLT_MIN ? min_of(thickness, opaque) : FLT_MIN;
 }
 
 // Keeps the larger of the stored and the given positive value; their order is that of their bits, and the result

@@ -243,7 +243,7 @@ struct LensRoundTrip {
     View<Ray> rays; // in the world
 
     NGP_HD void operator()(int64_t i) const {
-        const Vec3 seen = camera.ray_direction(uv[i]);
+        const Vec3 seen = camera.ray_origin(uv[i]) + camera.ray_direction(uv[i]);
         const CameraMatrix matrix = world.camera_to_ngp(pose);
         const Ray ray = camera_ray(camera, matrix, uv[i]);
         uv[i] = camera.project(seen);

@@ -15,6 +15,7 @@ struct RenderJob {
     ModelView model;
     OccupancyView occupancy; // on the device
     MakeRenderRay make;      // box: of the scene, cut with that of the request
+    Vec3 parallel_direction; // of all rays, if the lens is orthographic; the launch sets it
     int spp = 1;
     float min_transmittance = 0.01f;
     bool linear_colors = false;            // of the network

@@ -119,16 +119,22 @@ __device__ inline void add_missed_ray(const RenderJob& job, PixelSample s) {
 // registers while the network is evaluated.
 struct LaneRay {
     PixelSample owner{};
-    Vec3 direction;
+    Vec3 line; // the direction; if all rays have the job's, the origin
     float t = 0, t_end = 0;
     float dt = 0; // of the sample at t, or 0 if the ray is not at one
     BlendState blend;
     float t_expected = 0, t_max_weight = 0, largest = 0;
     Vec3 normal;
 
-    // The origin is that of MakeRenderRay.
-    __device__ RayMarcher marcher(const MakeRenderRay& make) const {
-        return RayMarcher::starting(make.pose.position + direction * make.near_distance, direction, t, t_end);
+    // Both as MakeRenderRay gave them.
+    __device__ Vec3 direction(const RenderJob& job) const {
+        return job.make.camera.lens.parallel() ? job.parallel_direction : line;
+    }
+    __device__ Vec3 origin(const RenderJob& job) const {
+        return job.make.camera.lens.parallel() ? line : job.make.pose.position + line * job.make.near_distance;
+    }
+    __device__ RayMarcher marcher(const RenderJob& job) const {
+        return RayMarcher::starting(origin(job), direction(job), t, t_end);
     }
 };
 
@@ -166,7 +172,7 @@ __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
         if constexpr (Normals) ray.normal = ray.normal * scale;
         alpha = 1.0f;
     }
-    const float z_per_t = dot(ray.direction, job.make.pose.forward);
+    const float z_per_t = dot(ray.direction(job), job.make.pose.forward);
     const float near = job.make.near_distance; // t counts from there, depth from the camera
     FramePixel sum = sum_before(job, ray.owner);
     sum.depth_max_weight = alpha > 0.2f ? (ray.t_max_weight + near) * z_per_t : max_depth;
@@ -192,7 +198,7 @@ struct alignas(128) WarpMemory {
     static constexpr int max_queued = 32, max_waiting = 96;
     PixelSample waiting[max_waiting];
     PixelSample queued[max_queued];
-    float direction[3][max_queued], t[max_queued], t_end[max_queued];
+    float line[3][max_queued], t[max_queued], t_end[max_queued];
 };
 
 class RaySupply {
@@ -233,7 +239,7 @@ class RaySupply {
             const int k = n_queued_ - n + rank(idle);
             ray = {};
             ray.owner = memory_.queued[k];
-            ray.direction = {memory_.direction[0][k], memory_.direction[1][k], memory_.direction[2][k]};
+            ray.line = {memory_.line[0][k], memory_.line[1][k], memory_.line[2][k]};
             ray.t = memory_.t[k];
             ray.t_end = memory_.t_end[k];
             ray.dt = job_.make.stepping.step_length(ray.t); // what next() gave
@@ -279,9 +285,10 @@ class RaySupply {
         if (dt > 0.0f) {
             const int k = rank(met);
             memory_.queued[k] = s;
-            memory_.direction[0][k] = march.direction.x;
-            memory_.direction[1][k] = march.direction.y;
-            memory_.direction[2][k] = march.direction.z;
+            const Vec3 line = job_.make.camera.lens.parallel() ? march.origin : march.direction;
+            memory_.line[0][k] = line.x;
+            memory_.line[1][k] = line.y;
+            memory_.line[2][k] = line.z;
             memory_.t[k] = march.t;
             memory_.t_end[k] = march.t_end;
         }
@@ -301,7 +308,7 @@ class RaySupply {
 __device__ inline bool march_to_samples(const RenderJob& job, bool active, LaneRay& ray) {
     bool marching = active && ray.dt == 0.0f, ended = false;
     if (!__any_sync(whole_warp, marching)) return false;
-    RayMarcher march = ray.marcher(job.make);
+    RayMarcher march = ray.marcher(job);
     for (int step = 0; step < march_steps; ++step) {
         if (marching) {
             ended = !march_step(job, march, ray.dt);
@@ -346,8 +353,8 @@ __global__ void __launch_bounds__(Net::threads, render_blocks<Net>)
 
         // Lanes without a sample ask for one that is always in the cache.
         Vec3 x = splat3(0.5f);
-        if (sampled) x = job.model.unit(ray.marcher(job.make).position(ray.t));
-        const RawSample raw = net.evaluate(x, ray.direction);
+        if (sampled) x = job.model.unit(ray.marcher(job).position(ray.t));
+        const RawSample raw = net.evaluate(x, ray.direction(job));
         Vec3 normal;
         if constexpr (Normals) {
             const Vec3 scale = job.model.inverse_size;
@@ -404,7 +411,8 @@ void launch_render(Context& context, const RenderJob& job, bool normals) {
         NGP_CHECK_LE(of_block, job.scratch_size);
         blocks = std::min<int64_t>(blocks, job.scratch_size / of_block);
     }
-    RenderJob launched = job; // parameters are not const
+    RenderJob launched = job;
+    launched.parallel_direction = normalize(job.make.pose.forward);
     static_assert(sizeof(RenderJob) <= 4096, "a kernel's parameters have 4 KB");
     check(cudaMemsetAsync(job.ticket, 0, sizeof(uint32_t), context.stream()), "memset");
     void* parameters[] = {&launched};

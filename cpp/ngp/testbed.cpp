@@ -63,13 +63,6 @@ std::unique_ptr<NerfEngine> make_engine(int device, const TestbedOptions& option
     return make_cuda_nerf_engine({device, options.deterministic, options.max_device_bytes});
 }
 
-void check_lens(const Lens& lens, const std::string& where) {
-    if (lens.mode != LensMode::Perspective && lens.mode != LensMode::OpenCV && lens.mode != LensMode::OpenCVFisheye)
-        fail(where, ": this lens is not supported yet; perspective, OpenCV and fisheye are");
-    for (float p : lens.params)
-        if (!std::isfinite(p)) fail(where, ": a lens parameter is not finite");
-}
-
 CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& path) {
     const float det = determinant(c.rotation());
     if (!std::isfinite(det) || std::fabs(det) < 1e-9f || !std::isfinite(dot(c.position, c.position)))
@@ -110,10 +103,7 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
     if (camera.width < 1 || camera.height < 1 || image.width != camera.width || image.height != camera.height)
         fail(path, ": the image is ", image.width, "x", image.height, ", its camera ", camera.width, "x",
              camera.height);
-    if (!(camera.focal.x > 0 && camera.focal.y > 0))
-        fail(path, ": the focal length is (", camera.focal.x, ", ", camera.focal.y, ") pixels; it must be positive");
-    check_lens(camera.lens, path);
-    if (!std::isfinite(camera.principal.x + camera.principal.y)) fail(path, ": the principal point is not finite");
+    check_camera(camera, path);
     ViewRecord v;
     v.path = path;
     v.camera = camera;
@@ -402,8 +392,7 @@ ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, cons
                                        const ChannelSet& channels, int spp, Placement where) {
     Lock lock(mutex_);
     check_render_size(model.width, model.height, spp);
-    if (!(model.focal.x > 0 && model.focal.y > 0)) fail("the focal length must be positive");
-    check_lens(model.lens, "lens");
+    check_camera(model, "camera");
     ensure_network();
     FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), spp);
     r.space = ColorSpace::Linear;
@@ -425,6 +414,7 @@ ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, cons
 RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const CameraModel& model, int x, int y) {
     Lock lock(mutex_);
     check_render_size(model.width, model.height, 1);
+    check_camera(model, "camera");
     ensure_network();
     const FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), 1);
     const MakeRenderRay make{r.camera,        r.pose,

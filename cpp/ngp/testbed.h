@@ -65,6 +65,7 @@ struct ChannelImages {
     SharedArray rgb;    // x3: linear, premultiplied, no background
     SharedArray alpha;  // x1
     SharedArray depth;  // x1: expected z along the camera's forward axis / alpha, world units; NaN where alpha < 1e-3
+                        //     (below zero: behind it, which 360 degree lenses see)
     SharedArray normal; // x3: unit, world axes; zero where alpha < 1e-3
 };
 

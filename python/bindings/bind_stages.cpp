@@ -235,6 +235,10 @@ void bind_stages(py::module_& m) {
                          const FloatArray& focal, const FloatArray& principal, const FloatArray& uv) {
         return to_array(lens_camera(mode, params, width, height, focal, principal).ray_direction(to_vec2(uv, "uv")));
     });
+    m.def("lens_origin", [](LensMode mode, const std::vector<float>& params, int width, int height,
+                            const FloatArray& focal, const FloatArray& principal, const FloatArray& uv) {
+        return to_array(lens_camera(mode, params, width, height, focal, principal).ray_origin(to_vec2(uv, "uv")));
+    });
     m.def("lens_project", [](LensMode mode, const std::vector<float>& params, int width, int height,
                              const FloatArray& focal, const FloatArray& principal, const FloatArray& point) {
         return to_array(lens_camera(mode, params, width, height, focal, principal).project(to_vec3(point, "point")));

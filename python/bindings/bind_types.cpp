@@ -83,7 +83,18 @@ void bind_types(py::module_& m) {
             return s.str();
         });
 
-    py::class_<Lens>(m, "Lens", "Lens model. params: OpenCV [k1, k2, p1, p2]; OpenCVFisheye [k1, k2, k3, k4].")
+    py::class_<Lens>(m, "Lens", R"(Lens model, and its params; those that a lens does not name are not used.
+
+Perspective: none. Focal length in pixels, as in all lenses but those below.
+OpenCV: [k1, k2, p1, p2], radial and tangential distortion.
+OpenCVFisheye: [k1, k2, k3, k4], equidistant.
+FTheta: [p0, p1, p2, p3, p4, w, h]. At n pixels from the principal point, in a picture of w by h pixels, the ray is
+    p0 + p1 n + p2 n^2 + p3 n^3 + p4 n^4 radians off the axis. No ray goes through the principal point itself and
+    pixels at 90 degrees or more: they are rendered empty and not trained on. No focal length.
+LatLong: none. 360 by 180 degrees; columns are longitudes, rows latitudes. No focal length or principal point.
+Equirectangular: none. Likewise, but rows are equally spaced in the sine of the latitude.
+Orthographic: none. Rays are parallel to the camera's axis; the focal length is in pixels per unit of NGP space, which
+    is pixels per world unit divided by the dataset's scale.)")
         .def(py::init<>())
         .def(py::init([](LensMode mode, const std::vector<float>& params) {
                  if (params.size() > 7) throw py::value_error("a lens has at most 7 parameters");

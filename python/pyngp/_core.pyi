@@ -584,6 +584,16 @@ class stages:
     @staticmethod
     def learning_rate(arg0: str, arg1: typing.SupportsInt | typing.SupportsIndex) -> float: ...
     @staticmethod
+    def lens_origin(
+        arg0: LensMode,
+        arg1: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+        arg2: typing.SupportsInt | typing.SupportsIndex,
+        arg3: typing.SupportsInt | typing.SupportsIndex,
+        arg4: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        arg5: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        arg6: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    @staticmethod
     def lens_project(
         arg0: LensMode,
         arg1: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],

@@ -23,11 +23,21 @@ from pyngp.images import EXTENSIONS, Picture, gather_images, image_readers
 FILE_KEYS = {
     "frames", "n_frames", "sharpness_discard_threshold", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y",
     "x_fov", "y_fov", "w", "h", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye", "camera_model",
+    "ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4", "latlong", "equirectangular", "orthographic",
     "aabb_scale", "scale", "offset", "aabb", "render_aabb", "up", "from_mitsuba",
 }  # fmt: skip
+FTHETA_KEYS = ("ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4")
+# Lenses by the key whose presence asks for them, whatever its value (C.2); of several, the first here.
+LENS_OF_KEY = {
+    "orthographic": _core.LensMode.Orthographic,
+    "equirectangular": _core.LensMode.Equirectangular,
+    "latlong": _core.LensMode.LatLong,
+    "ftheta_p0": _core.LensMode.FTheta,
+}
+DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye")
 FRAME_KEYS = {
     "file_path", "transform_matrix", "sharpness", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "x_fov",
-    "y_fov", "w", "h", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye",
+    "y_fov", "w", "h", "cx", "cy", *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS,
 }  # fmt: skip
 UNUSED_KEYS = {
     "rolling_shutter", "normal_mts_args", "white_transparent", "black_transparent", "sharpen", "fix_premult",
@@ -35,7 +45,8 @@ UNUSED_KEYS = {
     "importance_sampling", "envmap", "depth_path", "driver_parameters", "transform_matrix_start",
     "transform_matrix_end",
 }  # fmt: skip
-OTHER_LENSES = ("ftheta_p0", "latlong", "equirectangular", "orthographic")
+LENSES_WITHOUT_FOCAL_LENGTH = (_core.LensMode.FTheta, _core.LensMode.LatLong, _core.LensMode.Equirectangular)
+DEFAULT_FOCAL_LENGTH = 1000.0  # of lenses that have no use for one (A.11)
 
 
 class DatasetWarning(UserWarning):
@@ -58,7 +69,7 @@ class Frame:
 
 @dataclass
 class Intrinsics:
-    """Focal length in pixels, principal point relative to the image size, lens."""
+    """Focal length in pixels (orthographic: a unit of NGP space), principal point relative to the image size, lens."""
 
     width: int
     height: int
@@ -201,7 +212,10 @@ def intrinsics_of(frame: Frame, width: int, height: int) -> Intrinsics:
             return pixels
         return None if angle is None else 0.5 * size / math.tan(angle / 2)
 
+    lens = _lens(keys, source)
     fx, fy = focal("x", width), focal("y", height)
+    if fx is None and fy is None and lens.mode in LENSES_WITHOUT_FOCAL_LENGTH:
+        fx = DEFAULT_FOCAL_LENGTH
     if fx is None and fy is None:
         raise RuntimeError(
             f"{source}: no focal length; give camera_angle_x (radians), fl_x (pixels) or x_fov (degrees)"
@@ -213,13 +227,20 @@ def intrinsics_of(frame: Frame, width: int, height: int) -> Intrinsics:
             raise RuntimeError(f"{source}: {key} needs {size_key}, the size that it refers to")
         center.append(0.5 if value is None else value / size)  # type: ignore[operator]
     focal_length = (fx or fy or 0.0, fy or fx or 0.0)
-    return Intrinsics(width, height, focal_length, (center[0], center[1]), _lens(keys, source))
+    return Intrinsics(width, height, focal_length, (center[0], center[1]), lens)
 
 
 def _lens(keys: dict[str, Any], source: str) -> _core.Lens:
-    for key in OTHER_LENSES:
-        if key in keys:
-            raise RuntimeError(f"{source}: the lens '{key}' is not supported yet; perspective, OpenCV and fisheye are")
+    for key, mode in LENS_OF_KEY.items():
+        if key not in keys:
+            continue
+        if keys[key] is False:
+            warnings.warn(
+                f"{source}: {key} is false, but its presence alone makes the lens {mode.name}; leave it out",
+                DatasetWarning,
+                stacklevel=2,
+            )
+        return _core.Lens(mode, _ftheta_params(keys, source) if mode == _core.LensMode.FTheta else [])
     fisheye = keys.get("is_fisheye") or keys.get("camera_model") == "OPENCV_FISHEYE"
     names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2")
     params = [_number(keys, name, source) or 0.0 for name in names]
@@ -233,6 +254,27 @@ def _lens(keys: dict[str, Any], source: str) -> _core.Lens:
         return _core.Lens()
     mode = _core.LensMode.OpenCVFisheye if fisheye else _core.LensMode.OpenCV
     return _core.Lens(mode, params)
+
+
+def lens_keys(lens: _core.Lens) -> dict[str, float | bool]:
+    """The keys from which a frame's lens is read, but for FTheta's w and h."""
+    params = [float(p) for p in lens.params]
+    if lens.mode == _core.LensMode.Perspective:
+        return {}
+    if lens.mode in (_core.LensMode.OpenCV, _core.LensMode.OpenCVFisheye):
+        fisheye = lens.mode == _core.LensMode.OpenCVFisheye
+        names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2")
+        return dict(zip(names, params, strict=False)) | {"is_fisheye": fisheye}
+    if lens.mode == _core.LensMode.FTheta:
+        return dict(zip(FTHETA_KEYS, params, strict=False))
+    return {next(key for key, mode in LENS_OF_KEY.items() if mode == lens.mode): True}
+
+
+def _ftheta_params(keys: dict[str, Any], source: str) -> list[float]:
+    size = [_number(keys, key, source) for key in ("w", "h")]
+    if None in size or min(size) <= 0:  # type: ignore[type-var]
+        raise RuntimeError(f"{source}: ftheta_p0 to ftheta_p4 need w and h, the size in pixels that they refer to")
+    return [_number(keys, key, source) or 0.0 for key in FTHETA_KEYS] + size  # type: ignore[operator]
 
 
 def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
@@ -313,10 +355,10 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
         name = name.replace("\\", "/")
         unused |= entry.keys() & UNUSED_KEYS
         image_path = _resolve_image(path.parent, name)
-        merged = {
-            **shared,
-            **{k: v for k, v in entry.items() if k in FRAME_KEYS or k in OTHER_LENSES},
-        }
+        # A lens of the frame's own replaces the file's.
+        own_lens = any(k in entry for k in LENS_OF_KEY) or any(entry.get(k) for k in DISTORTION_KEYS)
+        merged = {k: v for k, v in shared.items() if not (own_lens and k in LENS_OF_KEY)}
+        merged |= {k: v for k, v in entry.items() if k in FRAME_KEYS}
         frames.append(Frame(Path(name).name, name, image_path, _pose(entry, where), merged, where))
     frames.sort(key=lambda f: _natural_key(f.file_path))
     if (limit := _number(keys, "n_frames", source)) is not None:

@@ -14,7 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from pyngp import _core
 from pyngp._core import DeviceArray
 from pyngp.arrays import AnyArray
-from pyngp.dataset import build_dataset, load_json, read_scene
+from pyngp.dataset import (
+    DEFAULT_FOCAL_LENGTH,
+    LENSES_WITHOUT_FOCAL_LENGTH,
+    build_dataset,
+    lens_keys,
+    load_json,
+    read_scene,
+)
 from pyngp.network import resolve_config
 
 FloatArray = NDArray[np.float32]
@@ -101,6 +108,7 @@ class Testbed(_core.Testbed):
             which are copied there.
         cameras: (N,3,4) or (N,4,4) camera-to-world, OpenGL axes, world units.
         intrinsics: (fl_x, fl_y, cx, cy) in pixels, for all or (N,4) one an image.
+        lens: of all images; Lens says what the parameters, and the focal length, are.
         scale, offset, aabb_scale: NGP space = world * scale + offset; the scene box is a cube of side aabb_scale there.
 
         Raises ValueError for other shapes and types, values that are not finite, and arrays that lie on another device
@@ -220,6 +228,7 @@ class Testbed(_core.Testbed):
     ) -> dict[str, Any]:
         if width < 1 or height < 1:
             raise ValueError(f"a picture of {width}x{height} pixels can't be rendered")
+        lens = lens or _core.Lens()
         if intrinsics is not None:
             fl_x, fl_y, cx, cy = (float(v) for v in np.asarray(intrinsics, np.float64).reshape(4))
         elif fov_x is not None:
@@ -227,6 +236,8 @@ class Testbed(_core.Testbed):
                 raise ValueError(f"fov_x is {fov_x}; it must be above 0 and below 180 degrees")
             fl_x = fl_y = 0.5 * width / np.tan(np.radians(fov_x) / 2)
             cx, cy = width / 2, height / 2
+        elif lens.mode in LENSES_WITHOUT_FOCAL_LENGTH:
+            fl_x, fl_y, cx, cy = DEFAULT_FOCAL_LENGTH, DEFAULT_FOCAL_LENGTH, width / 2, height / 2
         else:
             raise ValueError("give fov_x (degrees) or intrinsics (fl_x, fl_y, cx, cy)")
         pose = np.asarray(camera, np.float32)
@@ -236,7 +247,7 @@ class Testbed(_core.Testbed):
             "height": height,
             "focal_length": (fl_x, fl_y),
             "principal_point": (cx / width, cy / height),
-            "lens": lens or _core.Lens(),
+            "lens": lens,
         }
 
     @overload
@@ -285,9 +296,10 @@ class Testbed(_core.Testbed):
         """Renders several channels in one pass.
 
         camera: (3,4) camera-to-world, OpenGL axes, world units. fov_x: degrees; or intrinsics (fl_x, fl_y, cx, cy)
-        in pixels. Returns float32 arrays: rgb (H,W,3), linear, premultiplied by alpha, no background; alpha (H,W);
-        depth (H,W), expected z along the camera's forward axis divided by alpha, world units, NaN where
-        alpha < 1e-3; normal (H,W,3), unit, world axes, zero where alpha < 1e-3.
+        in pixels; a lens that has no use for a focal length (see Lens) needs neither. Returns float32 arrays: rgb
+        (H,W,3), linear, premultiplied by alpha, no background; alpha (H,W); depth (H,W), expected z along the
+        camera's forward axis divided by alpha, world units, NaN where alpha < 1e-3, negative behind a 360 degree
+        camera; normal (H,W,3), unit, world axes, zero where alpha < 1e-3. Pixels that the lens does not see are empty.
 
         out: "numpy", or, on a GPU, "device": DeviceArrays there, which PyTorch, CuPy and JAX take without a copy.
         """
@@ -319,7 +331,8 @@ class Testbed(_core.Testbed):
         """Where render_channels(…, spp=1) samples the field for pixel (x, y).
 
         Returns positions (n,3) in the world frame, the unit direction (3,) and step lengths (n,) in world units;
-        all of them in occupied cells, in marching order, without early termination.
+        all of them in occupied cells, in marching order, without early termination. Where the lens sees nothing, there
+        are none and the direction is zero.
         """
         arguments = self._camera_arguments(camera, width, height, fov_x, intrinsics, lens)
         origin, direction, t, dt = self.ray_samples_of_pixel(**arguments, x=x, y=y)
@@ -351,13 +364,13 @@ class Testbed(_core.Testbed):
         frames = []
         for pose, view in zip(self.cameras(), self.nerf.training.dataset.metadata, strict=True):
             matrix = np.vstack([pose.astype(np.float64), [0, 0, 0, 1]]).tolist()
-            (width, height), (fl_x, fl_y) = view.resolution.tolist(), view.focal_length.tolist()
-            cx, cy = (view.principal_point * view.resolution).tolist()
+            fl_x, fl_y = view.focal_length.tolist()
+            # w and h are what an FTheta lens is for, too, and the principal point relates to them.
+            ftheta = view.lens.mode == _core.LensMode.FTheta
+            size = np.asarray(view.lens.params[5:7] if ftheta else view.resolution, np.float64)
+            width, height = (int(s) if s == int(s) else s for s in size.tolist())
+            cx, cy = (view.principal_point * size).tolist()
             frame = {"file_path": view.path, "transform_matrix": matrix, "w": width, "h": height}
             frame |= {"fl_x": fl_x, "fl_y": fl_y, "cx": cx, "cy": cy}
-            fisheye = view.lens.mode == _core.LensMode.OpenCVFisheye
-            if fisheye or view.lens.mode == _core.LensMode.OpenCV:
-                names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2")
-                frame |= dict(zip(names, view.lens.params.tolist(), strict=False)) | {"is_fisheye": fisheye}
-            frames.append(frame)
+            frames.append(frame | lens_keys(view.lens))
         Path(path).write_text(json.dumps({"frames": frames}, indent=1), encoding="utf-8")

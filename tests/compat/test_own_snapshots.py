@@ -171,9 +171,21 @@ def test_settings_survive(trained, tmp_path, device):
     np.testing.assert_array_equal(other.render_aabb.max, trained.render_aabb.max)
 
 
-def test_lenses_and_intrinsics_survive(tiny, device, small_config, tmp_path):
+@pytest.mark.parametrize(
+    "mode,params",
+    [
+        ("Perspective", []),
+        ("OpenCV", [0.1, 0.2, 0.03, 0.04]),
+        ("OpenCVFisheye", [0.1, 0.2, 0.3, 0.4]),
+        ("FTheta", [0.01, 0.02, 3e-4, 4e-5, 5e-6, 96, 64]),
+        ("LatLong", []),
+        ("Equirectangular", []),
+        ("Orthographic", []),
+    ],
+)
+def test_lenses_and_intrinsics_survive(mode, params, tiny, device, small_config, tmp_path):
     testbed = Testbed(device=device, config=small_config)
-    lens = _core.Lens(_core.LensMode.OpenCVFisheye, [0.1, 0.2, 0.3, 0.4])
+    lens = _core.Lens(getattr(_core.LensMode, mode), params)
     intrinsics = [(50 + i, 40 + i, 20 + i, 30) for i in range(3)]
     testbed.set_images(tiny.images[:3], tiny.poses[:3], intrinsics, lens=lens, aabb_scale=4)
     testbed.save_snapshot(tmp_path / "s.ingp")
@@ -182,7 +194,7 @@ def test_lenses_and_intrinsics_survive(tiny, device, small_config, tmp_path):
     assert other.nerf.training.dataset.aabb_scale == 4
     for i, view in enumerate(other.nerf.training.dataset.metadata):
         assert view.lens.mode == lens.mode
-        np.testing.assert_allclose(view.lens.params[:4], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+        np.testing.assert_array_equal(view.lens.params, lens.params)
         np.testing.assert_allclose(view.focal_length, intrinsics[i][:2])
         np.testing.assert_allclose(view.principal_point * SIZE, intrinsics[i][2:], rtol=1e-6)
     assert other.density_grid().size == 3 * 128**3

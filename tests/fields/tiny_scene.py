@@ -58,8 +58,8 @@ def pixel_rays(
 
 def _hit_sphere(origin: F64, directions: F64) -> tuple[F64, F64]:
     to_origin = origin - SPHERE_CENTRE
-    b = directions @ to_origin
-    root = b**2 - (to_origin @ to_origin - SPHERE_RADIUS**2)
+    b = (directions * to_origin).sum(-1)
+    root = b**2 - ((to_origin**2).sum(-1) - SPHERE_RADIUS**2)
     t = np.where(root > 0, -b - np.sqrt(np.maximum(root, 0)), np.inf)
     t = np.where(t > 0, t, np.inf)
     near = np.where(np.isfinite(t), t, 0.0)[..., None]
@@ -78,7 +78,10 @@ def _hit_box(origin: F64, directions: F64) -> tuple[F64, F64]:
 
 
 def trace(origin: F64, directions: F64) -> tuple[F64, F64, F64]:
-    """Linear rgb (…, 3), distance (…) and normal (…, 3) of the first hit; distance inf on a miss."""
+    """Linear rgb (…, 3), distance (…) and normal (…, 3) of the first hit; distance inf on a miss.
+
+    origin: (3,) of all rays, or (…, 3).
+    """
     (t_s, n_s), (t_b, n_b) = _hit_sphere(origin, directions), _hit_box(origin, directions)
     is_sphere, t = t_s < t_b, np.minimum(t_s, t_b)
     normal = np.where(is_sphere[..., None], n_s, n_b)

@@ -87,7 +87,7 @@ def test_render_channels_refuses_other_arguments(trained, tiny):
     with pytest.raises(ValueError, match="channel 'colour' is not known"):
         trained.render_channels(pose, 4, 4, fov_x=40, channels=("rgb", "colour"))
     for focal in (0, -5):
-        with pytest.raises(RuntimeError, match="focal length must be positive"):
+        with pytest.raises(RuntimeError, match=r"focal length .*must be positive"):
             trained.render_channels(pose, 4, 4, intrinsics=(focal, 5, 2, 2))
 
 

@@ -15,6 +15,10 @@ LENSES = [
     Lens(),
     Lens(LensMode.OpenCV, [0.1, -0.05, 0.01, 0.02]),
     Lens(LensMode.OpenCVFisheye, [0.1, -0.05, 0.01, 0.02]),
+    Lens(LensMode.FTheta, [0.01, 0.02, 3e-4, 4e-5, 5e-6, 96.5, 64]),
+    Lens(LensMode.LatLong),
+    Lens(LensMode.Equirectangular),
+    Lens(LensMode.Orthographic),
 ]
 
 

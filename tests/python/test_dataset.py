@@ -87,6 +87,7 @@ def test_principal_point(of_file, of_frame, expected, folder):
     np.testing.assert_allclose(view.principal_point, expected, rtol=1e-6)
 
 
+FTHETA = {"ftheta_p0": 0.01, "ftheta_p1": 0.02, "ftheta_p2": 3e-4, "ftheta_p3": 4e-5, "ftheta_p4": 5e-6}
 LENSES = [
     ({}, LensMode.Perspective, [0, 0, 0, 0]),
     ({"k1": 0, "k2": 0, "p1": 0, "p2": 0}, LensMode.Perspective, [0, 0, 0, 0]),
@@ -96,6 +97,13 @@ LENSES = [
     ({"is_fisheye": True, "k1": 0.1, "k2": 0.2, "k3": 0.3, "k4": 0.4}, LensMode.OpenCVFisheye, [0.1, 0.2, 0.3, 0.4]),
     # B8: instant-ngp loses k3 and k4 to p1 and p2 here.
     ({"is_fisheye": True, "k3": 0.3, "k4": 0.4, "p1": 0, "p2": 0}, LensMode.OpenCVFisheye, [0, 0, 0.3, 0.4]),
+    ({**FTHETA, "w": 24, "h": 16}, LensMode.FTheta, [0.01, 0.02, 3e-4, 4e-5, 5e-6, 24, 16]),
+    ({"ftheta_p0": 0, "ftheta_p1": 0.02, "w": 24, "h": 16}, LensMode.FTheta, [0, 0.02, 0, 0, 0, 24, 16]),
+    ({"latlong": True}, LensMode.LatLong, [0] * 7),
+    ({"equirectangular": 1}, LensMode.Equirectangular, [0] * 7),
+    ({"orthographic": {}}, LensMode.Orthographic, [0] * 7),
+    ({"latlong": True, "k1": 0.1}, LensMode.LatLong, [0] * 7),
+    ({**FTHETA, "latlong": True, "equirectangular": True}, LensMode.Equirectangular, [0] * 7),
 ]  # fmt: skip
 
 
@@ -105,15 +113,43 @@ def test_lens(keys, mode, params, where, folder):
     path = write(folder, **keys) if where == "file" else write(folder, [frame(**keys)])
     lens = load(path).metadata[0].lens
     assert lens.mode == mode
-    np.testing.assert_allclose(lens.params[:4], params, rtol=1e-6)
+    np.testing.assert_allclose(lens.params[: len(params)], params, rtol=1e-6)
 
 
-@pytest.mark.parametrize("key", ["ftheta_p0", "latlong", "equirectangular", "orthographic"])
-@pytest.mark.parametrize("where", ["file", "frame"])
-def test_other_lenses_are_refused(key, where, folder):
-    path = write(folder, **{key: 1}) if where == "file" else write(folder, [frame(**{key: 1})])
-    with pytest.raises(RuntimeError, match=rf"frame 0 \(0.png\): the lens '{key}' is not supported yet"):
-        load(path)
+def test_a_frames_lens_replaces_the_files(folder):
+    frames = [frame("0.png", k1=0), frame("1.png", k1=0.1), frame("2.png", orthographic=True)]
+    modes = [view.lens.mode for view in load(write(folder, frames, latlong=True)).metadata]
+    assert modes == [LensMode.LatLong, LensMode.OpenCV, LensMode.Orthographic]
+
+
+@pytest.mark.parametrize("keys", [{"latlong": 1}, {"equirectangular": 1}, {**FTHETA, "w": W, "h": H}], ids=str)
+def test_lenses_without_a_focal_length(keys, folder):
+    [view] = load(write(folder, **NO_ANGLE, **keys)).metadata
+    np.testing.assert_array_equal(view.focal_length, [1000, 1000])  # A.11
+    with pytest.raises(RuntimeError, match="no focal length"):
+        load(write(folder, **NO_ANGLE, orthographic=True))
+
+
+@pytest.mark.parametrize(
+    "keys,message",
+    [
+        (FTHETA, "ftheta_p0 to ftheta_p4 need w and h"),
+        ({**FTHETA, "w": 24, "h": 0}, "ftheta_p0 to ftheta_p4 need w and h"),
+        ({**FTHETA, "w": 24, "h": 16, "ftheta_p3": "x"}, "ftheta_p3 is 'x'; it must be a number"),
+        ({"ftheta_p0": 0.1, "w": 24, "h": 16}, "has the same angle everywhere"),
+        ({"ftheta_p0": 2, "ftheta_p1": 0.1, "w": 24, "h": 16}, "sees nothing.*at the principal point 2"),
+    ],
+)
+def test_bad_ftheta_parameters(keys, message, folder):
+    with pytest.raises(RuntimeError, match=rf"0\.png.*{message}"):
+        load(write(folder, **keys))
+
+
+def test_a_lens_that_is_false(folder):
+    """Its presence counts (C.2), which is worth a word."""
+    with pytest.warns(DatasetWarning, match="latlong is false, but its presence alone makes the lens LatLong"):
+        testbed = Testbed(data=write(folder, latlong=False))
+    assert testbed.nerf.training.dataset.metadata[0].lens.mode == LensMode.LatLong
 
 
 def test_scale_and_offset(folder):

@@ -441,6 +441,10 @@ LENSES = [
     ("Perspective", (0.0, 0.0, 0.0, 0.0)),
     ("OpenCV", (-0.12, 0.03, 0.002, -0.001)),
     ("OpenCVFisheye", (0.02, -0.004, 0.001, -0.0002)),
+    ("FTheta", (0.01, 2e-3, -1e-6, 2e-9, 1e-12, 800.0, 600.0)),
+    ("LatLong", ()),
+    ("Equirectangular", ()),
+    ("Orthographic", ()),
 ]
 
 
@@ -449,10 +453,23 @@ def test_lens_round_trip(mode: str, params: tuple[float, ...]) -> None:
     uv = rng(17).uniform(0, 1, size=(500, 2))
     camera = {"resolution": (800, 600), "focal": (700.0, 710.0), "centre": (0.48, 0.53)}
     d = lens.ray_direction(uv, mode=mode, params=params, **camera)
-    point = d * rng(18).uniform(0.1, 5.0, size=(500, 1))
+    point = lens.ray_origin(uv, mode=mode, **camera) + d * rng(18).uniform(0.1, 5.0, size=(500, 1))
     assert np.allclose(lens.project(point, mode=mode, params=params, **camera), uv, atol=1e-13)
-    centre = lens.ray_direction(np.array([[0.48, 0.53]]), mode=mode, params=params, **camera)
-    assert np.allclose(centre, [[0.0, 0.0, 1.0]], atol=1e-14)
+    axis = (0.5, 0.5) if mode in ("LatLong", "Equirectangular") else (0.48, 0.53)
+    centre = lens.ray_direction(np.array([axis]), mode=mode, params=params, **camera)
+    assert np.allclose(centre, [[0.0, 0.0, 0.0 if mode == "FTheta" else 1.0]], atol=1e-14)
+
+
+def test_where_no_ray_goes() -> None:
+    """FTheta at the principal point and from 90 degrees on; from there, from behind and from beyond the corner."""
+    params = (0.0, 4e-3, 0.0, 0.0, 0.0, 800.0, 600.0)
+    camera = {"resolution": (800, 600), "focal": (700.0, 700.0), "mode": "FTheta", "params": params}
+    n = np.array([0.0, 1.0, 392.0, 393.0])  # 393 * 4e-3 > pi / 2
+    d = lens.ray_direction(np.stack([0.5 + n / 800, np.full(4, 0.5)], axis=-1), **camera)
+    assert np.linalg.norm(d, axis=-1) == pytest.approx([0.0, 1.0, 1.0, 0.0])
+    assert np.isnan(lens.project([[0.0, 0.0, 1.0], [1.0, 0.0, -0.1]], **camera)).all()
+    narrow = camera | {"params": (0.0, 1e-3, 0.0, 0.0, 0.0, 800.0, 600.0)}
+    assert np.isnan(lens.project([[np.tan(0.51), 0.0, 1.0]], **narrow)).all()
 
 
 def test_opencv_jacobian() -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pyngp import Testbed, _core
-from pyngp.dataset import FILE_KEYS, FRAME_KEYS, OTHER_LENSES, UNUSED_KEYS, read_scene
+from pyngp.dataset import FILE_KEYS, FRAME_KEYS, UNUSED_KEYS, read_scene
 
 FUZZ = settings(
     max_examples=200, deadline=None, derandomize=True, database=None,
@@ -30,7 +30,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=8,
 )  # fmt: skip
-KEYS = sorted(FILE_KEYS | FRAME_KEYS | UNUSED_KEYS | set(OTHER_LENSES))
+KEYS = sorted(FILE_KEYS | FRAME_KEYS | UNUSED_KEYS)
 POSE = [[1.0, 0, 0, 0.1], [0, 1, 0, 0.2], [0, 0, 1, 3], [0, 0, 0, 1]]
 
 

@@ -63,26 +63,41 @@ void expect_finite(const std::vector<float>& v, const std::string& where) {
         if (!std::isfinite(v[i])) fail(where, ": value ", i, " is not finite");
 }
 
+constexpr const char* ftheta_keys[7] = {"ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4", "w", "h"};
+
 Json write_lens(const Lens& l) {
     const float* p = l.params;
-    if (l.mode == LensMode::OpenCV)
-        return {{"is_fisheye", false}, {"k1", p[0]}, {"k2", p[1]}, {"p1", p[2]}, {"p2", p[3]}};
-    if (l.mode == LensMode::OpenCVFisheye)
-        return {{"is_fisheye", true}, {"k1", p[0]}, {"k2", p[1]}, {"k3", p[2]}, {"k4", p[3]}};
+    Json json;
+    switch (l.mode) {
+    case LensMode::Perspective: return nullptr;
+    case LensMode::OpenCV: return {{"is_fisheye", false}, {"k1", p[0]}, {"k2", p[1]}, {"p1", p[2]}, {"p2", p[3]}};
+    case LensMode::OpenCVFisheye: return {{"is_fisheye", true}, {"k1", p[0]}, {"k2", p[1]}, {"k3", p[2]}, {"k4", p[3]}};
+    case LensMode::FTheta:
+        for (int i = 0; i < 7; ++i) json[ftheta_keys[i]] = p[i];
+        return json;
+    case LensMode::LatLong: json["latlong"] = true; return json;
+    case LensMode::Equirectangular: json["equirectangular"] = true; return json;
+    case LensMode::Orthographic: json["orthographic"] = true; return json;
+    }
     return nullptr;
 }
 Lens read_lens(const Node& n) {
     Lens l;
     if (n.json().is_null()) return l;
-    for (const char* key : {"ftheta_p0", "latlong", "equirectangular", "orthographic"})
-        if (n.has(key))
-            fail(n.where(), ": the lens '", key, "' is not supported yet; perspective, OpenCV and fisheye are");
+    const auto read = [&](LensMode mode, const char* const* keys, int count) {
+        l.mode = mode;
+        for (int i = 0; i < count; ++i) l.params[i] = n.number(keys[i], 0.0f);
+        return l;
+    };
+    // By presence, the last that applies (C.2).
+    if (n.has("orthographic")) return read(LensMode::Orthographic, nullptr, 0);
+    if (n.has("equirectangular")) return read(LensMode::Equirectangular, nullptr, 0);
+    if (n.has("latlong")) return read(LensMode::LatLong, nullptr, 0);
+    if (n.has("ftheta_p0")) return read(LensMode::FTheta, ftheta_keys, 7);
     if (!n.has("k1")) return l;
-    const bool fisheye = n.boolean("is_fisheye", false);
-    l.mode = fisheye ? LensMode::OpenCVFisheye : LensMode::OpenCV;
     const char* keys[2][4] = {{"k1", "k2", "p1", "p2"}, {"k1", "k2", "k3", "k4"}};
-    for (int i = 0; i < 4; ++i) l.params[i] = n.number(keys[fisheye][i], 0.0f);
-    return l;
+    const bool fisheye = n.boolean("is_fisheye", false);
+    return read(fisheye ? LensMode::OpenCVFisheye : LensMode::OpenCV, keys[fisheye], 4);
 }
 
 Json write_dataset(const DatasetRecord& d) {
@@ -131,6 +146,7 @@ DatasetRecord read_dataset(const Node& n) {
         resolution.expect_size(2);
         v.camera.width = int(resolution.at(size_t(0)).integer(1, 1 << 20));
         v.camera.height = int(resolution.at(1).integer(1, 1 << 20));
+        check_camera(v.camera, m.where());
         v.start = xforms.at(i).at("start").camera_matrix();
         v.end = xforms.at(i).at("end").camera_matrix();
         d.views.push_back(v);

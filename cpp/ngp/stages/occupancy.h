@@ -127,7 +127,7 @@ struct CoarsenOccupancy {
 };
 
 // Body: lattice point i of one cascade, 129 along each axis, x fastest: is it in front of a camera and inside its
-// image?
+// image? Lenses that see (almost) all around are taken to see everything (E.3).
 struct MarkVisiblePoint {
     SceneView scene;
     int n_images;
@@ -137,11 +137,12 @@ struct MarkVisiblePoint {
     static constexpr int points = occupancy_resolution + 1; // along an axis
 
     NGP_HD bool sees(const TrainingView& view, Vec3 p) const {
+        const Lens& lens = view.camera.lens;
+        if (lens.sees_everything()) return true;
         const Vec3 c = view.pose.rotate_inverse(p - view.pose.position);
-        if (c.z <= 0.0f) return false;
-        const Vec2 uv = view.camera.project(c);
+        const Vec2 uv = view.camera.project(c); // NaN: behind the camera
         if (!(uv.x >= 0.0f && uv.x <= 1.0f && uv.y >= 0.0f && uv.y <= 1.0f)) return false;
-        if (view.camera.lens.mode == LensMode::Perspective) return true;
+        if (lens.mode == LensMode::Perspective || lens.mode == LensMode::Orthographic) return true;
         // Distortion polynomials fold back far outside the image: the ray through the pixel must return to the point.
         const Vec3 back = view.camera.ray_direction(uv);
         return length(normalize(back) - normalize(c)) < 1e-3f;

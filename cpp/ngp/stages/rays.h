@@ -82,6 +82,7 @@ struct SampleTrainingRays {
         TrainingRay& ray = rays[i - first_ray];
         form_target(color, read_pixel(view.image, x, y), background, ray);
         const Ray line = camera_ray(view.camera, view.pose, uv);
+        if (!line.exists()) ray.target = ray.background; // no samples, and no loss
         const Vec2 inside = intersect(scene.box, line.origin, line.direction);
         const float t_start = stepping.advance(max_of(inside.x, 0.0f), start);
         ray.march = RayMarcher::starting(line.origin, line.direction, t_start, inside.x == FLT_MAX ? 0.0f : inside.y);

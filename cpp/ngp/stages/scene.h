@@ -5,6 +5,7 @@
 #include <ngp/formulas/color.h>
 #include <ngp/formulas/lens.h>
 #include <ngp/formulas/pose.h>
+#include <string>
 
 namespace ngp {
 
@@ -55,12 +56,19 @@ struct SceneView {
     int max_cascade = 0; // log2(aabb_scale)
 };
 
-// A ray in NGP space with unit direction.
+// A ray in NGP space with unit direction; or with none, which misses every box: the lens sees nothing there.
 struct Ray {
     Vec3 origin, direction;
+
+    NGP_HD bool exists() const { return !(direction == Vec3{}); }
 };
 NGP_HD Ray camera_ray(const CameraModel& camera, const CameraMatrix& pose, Vec2 uv) {
-    return {pose.position, normalize(pose.rotate(camera.ray_direction(uv)))};
+    Ray ray{pose.position, normalize(pose.rotate(camera.ray_direction(uv)))};
+    if (camera.lens.parallel()) ray.origin += pose.rotate(camera.ray_origin(uv));
+    return ray;
 }
+
+// Raises ngp::Error, which begins with `where`, unless lens, focal length and principal point make sense.
+void check_camera(const CameraModel& camera, const std::string& where);
 
 } // namespace ngp

@@ -10,9 +10,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from pyngp import Testbed
+from pyngp import LensMode, Testbed
 from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, SeedOption
-from pyngp.dataset import Frame, Intrinsics, intrinsics_of, read_scene
+from pyngp.dataset import LENSES_WITHOUT_FOCAL_LENGTH, Frame, Intrinsics, intrinsics_of, read_scene
 from pyngp.evaluation import render_frame
 from pyngp.images import linear_to_srgb, srgb_to_linear, write_animation, write_image
 from pyngp.orbit import orbit_cameras, subject_point
@@ -92,7 +92,10 @@ def _orbit_frames(testbed: Testbed, n: int) -> Iterator[tuple[Frame, Intrinsics]
         raise RuntimeError("the snapshot lists no training views to orbit between; use --views")
     view = data.metadata[0]
     width, height = view.resolution.tolist()
-    intrinsics = Intrinsics(width, height, tuple(view.focal_length), (0.5, 0.5), type(view.lens)())  # type: ignore[arg-type]
+    focal_length = tuple(view.focal_length.tolist())
+    if view.lens.mode in (*LENSES_WITHOUT_FOCAL_LENGTH, LensMode.Orthographic):
+        focal_length = (width,) * 2  # the pictures are perspective: 53 degrees wide
+    intrinsics = Intrinsics(width, height, focal_length, (0.5, 0.5), type(view.lens)())
     cameras = testbed.cameras()
     for i, pose in enumerate(orbit_cameras(cameras, n, subject_point(testbed, cameras))):
         matrix = np.vstack([pose, [0, 0, 0, 1]])

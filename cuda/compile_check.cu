@@ -10,6 +10,7 @@
 #include <ngp/formulas/adam_update.h>
 #include <ngp/formulas/alpha_blend.h>
 #include <ngp/formulas/color.h>
+#include <ngp/formulas/frequency.h>
 #include <ngp/formulas/grid_index.h>
 #include <ngp/formulas/half.h>
 #include <ngp/formulas/hd.h>
@@ -17,10 +18,12 @@
 #include <ngp/formulas/loss_terms.h>
 #include <ngp/formulas/march.h>
 #include <ngp/formulas/morton.h>
+#include <ngp/formulas/one_blob.h>
 #include <ngp/formulas/pose.h>
 #include <ngp/formulas/rng.h>
 #include <ngp/formulas/sh_basis.h>
 #include <ngp/formulas/sobol.h>
+#include <ngp/formulas/triangle_wave.h>
 #include <ngp/formulas/vec.h>
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/display.h>
@@ -116,37 +119,25 @@ struct Occupied {
 };
 
 // One level of the grid with one feature an entry: index, interpolation and its derivative.
+template <int D>
 struct InterpolateLevel {
     GridLevel level;
     Interpolation mode;
-    View<const uint16_t> table; // halves
-    View<const Vec3> positions; // in [0,1]^3
+    View<const uint16_t> table;   // halves
+    View2<const float> positions; // in [0,1]^D
     View<float> value;
-    View<Vec3> gradient;
+    View2<float> gradient;
 
     NGP_HD void operator()(int64_t i) const {
-        uint32_t cell[3];
-        float weight[3], slope[3];
-        for (int k = 0; k < 3; ++k) {
-            float fraction;
-            cell[k] = grid_cell(level.scale, positions[i][k], fraction);
-            weight[k] = interpolation_weight(mode, fraction);
-            slope[k] = interpolation_weight_derivative(mode, fraction) * level.scale;
+        const CellCorners<D> cell = find_grid_cell<D>(level, mode, positions.row(i));
+        float feature[1 << D], slope[D], v = 0;
+        for (int c = 0; c < 1 << D; ++c) {
+            feature[c] = half_to_float(table[level.offset + cell.entry[c]]);
+            if (c < grid_corners<D>(mode)) v += corner_weight(cell, c) * feature[c];
         }
-        float v = 0;
-        Vec3 g;
-        for (uint32_t corner = 0; corner < 8; ++corner) {
-            const uint32_t bit[3] = {corner & 1u, (corner >> 1) & 1u, corner >> 2};
-            const uint32_t entry = grid_entry(level, cell[0] + bit[0], cell[1] + bit[1], cell[2] + bit[2]);
-            const float feature = half_to_float(table[level.offset + entry]);
-            float w[3];
-            for (int k = 0; k < 3; ++k) w[k] = bit[k] ? weight[k] : 1.0f - weight[k];
-            v += w[0] * w[1] * w[2] * feature;
-            for (int k = 0; k < 3; ++k)
-                g[k] += (bit[k] ? slope[k] : -slope[k]) * w[(k + 1) % 3] * w[(k + 2) % 3] * feature;
-        }
+        grid_cell_gradient(cell, feature, slope);
         value[i] = v;
-        gradient[i] = g;
+        for (int d = 0; d < D; ++d) gradient.row(i)[d] = slope[d];
     }
 };
 
@@ -162,8 +153,14 @@ struct EncodeDirections {
             const EncodingPart& part = shape.parts[k];
             if (part.kind == EncodingKind::SphericalHarmonics)
                 sh_basis(part.degree, directions[i] * 2.0f - splat3(1.0f), row + part.out_begin);
+            else if (part.kind == EncodingKind::Grid)
+                row[part.out_begin] = sh_basis_gradient(max_sh_degree, directions[i], row).x;
             else
-                for (int j = 0; j < part.n_out; ++j) row[part.out_begin + j] = directions[i][part.in_begin + j];
+                for (int j = 0; j < part.n_out; ++j) {
+                    const float x = directions[i][part.in_begin + j / part.outputs_per_dim];
+                    row[part.out_begin + j] = coordinate_output(part, x, j % part.outputs_per_dim) +
+                                              coordinate_slope(part, x, j % part.outputs_per_dim);
+                }
         }
         for (int j = shape.padding_begin; j < shape.n_out_padded; ++j) row[j] = shape.padding_value;
     }
@@ -281,7 +278,9 @@ template void for_each(cudaStream_t, int64_t, const compile_check::MakeRenderRay
 template void for_each(cudaStream_t, int64_t, const compile_check::MarchRays&);
 template void for_each(cudaStream_t, int64_t, const compile_check::SteppingCoordinates&);
 template void for_each(cudaStream_t, int64_t, const compile_check::Occupied&);
-template void for_each(cudaStream_t, int64_t, const compile_check::InterpolateLevel&);
+template void for_each(cudaStream_t, int64_t, const compile_check::InterpolateLevel<2>&);
+template void for_each(cudaStream_t, int64_t, const compile_check::InterpolateLevel<3>&);
+template void for_each(cudaStream_t, int64_t, const compile_check::InterpolateLevel<4>&);
 template void for_each(cudaStream_t, int64_t, const compile_check::EncodeDirections&);
 template void for_each(cudaStream_t, int64_t, const compile_check::EvaluateMlp&);
 template void for_each(cudaStream_t, int64_t, const compile_check::UpdateParameters&);

@@ -14,6 +14,8 @@ GridShape grid_shape(const EncodingPart& part) {
     while (g.n_dense < g.n_levels && !g.levels[g.n_dense].hashed) ++g.n_dense;
     g.type = part.grid_type;
     g.interpolation = part.interpolation;
+    g.in_begin = part.in_begin;
+    g.n_in = part.n_in;
     return g;
 }
 

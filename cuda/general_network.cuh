@@ -35,11 +35,35 @@ NGP_HD void for_features(int n_features, const Body& body) {
     }
 }
 
-// Output k is sin (even k) or cos (odd k) of this.
-NGP_HD float frequency_factor(int k) { return float(1 << (k / 2)) * 3.14159265358979f; }
+// Coordinates of a grid that takes D axes of the position.
+template <int D>
+struct GridInput {
+    float x[D];
+    NGP_HD GridInput(const EncodingPart& part, Vec3 p) {
+        for (int d = 0; d < D; ++d) x[d] = p[part.in_begin + d];
+    }
+};
+
+template <int D, int F, typename Out>
+NGP_HD void encode_cells(const EncodingPart& part, const half* table, Vec3 x, Out out) {
+    const GridInput<D> in(part, x);
+    for (int l = 0; l < part.n_levels; ++l) {
+        float v[F];
+        interpolate_cell<D, F>(part.levels[l], part.interpolation, table, in.x, v);
+        NGP_UNROLL
+        for (int f = 0; f < F; ++f) out[l * F + f] = v[f];
+    }
+}
 
 template <int F, typename Out>
 NGP_HD void encode_grid(const EncodingPart& part, const half* table, Vec3 x, Out out) {
+    if (!takes_find_cell(part.n_in, part.interpolation)) {
+        if (part.n_in == 2)
+            encode_cells<2, F>(part, table, x, out);
+        else
+            encode_cells<3, F>(part, table, x, out);
+        return;
+    }
     for (int l = 0; l < part.n_levels; ++l) {
         const GridLevel level = part.levels[l];
         float v[F];
@@ -61,34 +85,38 @@ NGP_HD void encode(const EncodingShape& shape, const half* params, Vec3 x, Out o
         case EncodingKind::Grid:
             for_features(part.n_features, [&]<int F>() { encode_grid<F>(part, params + part.param_begin, x, to); });
             break;
-        case EncodingKind::SphericalHarmonics: {
-            float basis[16] = {};
-            sh_basis(part.degree, {2 * x.x - 1, 2 * x.y - 1, 2 * x.z - 1}, basis);
-            const int n = part.n_out;
-            NGP_UNROLL
-            for (int j = 0; j < 16; ++j)
-                if (j < n) to[j] = basis[j];
+        case EncodingKind::SphericalHarmonics:
+            sh_basis(part.degree, {2 * x.x - 1, 2 * x.y - 1, 2 * x.z - 1}, to);
             break;
-        }
-        case EncodingKind::Frequency: {
-            const int per_dim = 2 * part.n_frequencies;
+        default:
             for (int d = 0; d < part.n_in; ++d)
-                for (int k = 0; k < per_dim; k += 2) {
-                    const float angle = frequency_factor(k) * x[part.in_begin + d];
-                    to[d * per_dim + k] = std::sin(angle);
-                    to[d * per_dim + k + 1] = std::cos(angle);
-                }
-            break;
-        }
-        case EncodingKind::Identity:
-            for (int d = 0; d < part.n_in; ++d) to[d] = x[part.in_begin + d];
-            break;
+                for (int j = 0; j < part.outputs_per_dim; ++j)
+                    to[d * part.outputs_per_dim + j] = coordinate_output(part, x[part.in_begin + d], j);
         }
     }
 }
 
+template <int D, int F, typename In>
+NGP_HD Vec3 cells_position_gradient(const EncodingPart& part, const half* table, Vec3 x, In d_out, float finest_scale) {
+    const GridInput<D> in(part, x);
+    float sum[D] = {};
+    for (int l = 0; l < part.n_levels; ++l) {
+        if (l > 0 && part.levels[l].scale > finest_scale) continue;
+        float g[F];
+        NGP_UNROLL
+        for (int f = 0; f < F; ++f) g[f] = d_out[l * F + f];
+        add_cell_position_gradient<D, F>(part.levels[l], part.interpolation, table, in.x, g, sum);
+    }
+    Vec3 gradient;
+    for (int d = 0; d < D; ++d) gradient[part.in_begin + d] = sum[d];
+    return gradient;
+}
+
 template <int F, typename In>
 NGP_HD Vec3 grid_position_gradient(const EncodingPart& part, const half* table, Vec3 x, In d_out, float finest_scale) {
+    if (!takes_find_cell(part.n_in, part.interpolation))
+        return part.n_in == 2 ? cells_position_gradient<2, F>(part, table, x, d_out, finest_scale)
+                              : cells_position_gradient<3, F>(part, table, x, d_out, finest_scale);
     Vec3 sum;
     for (int l = 0; l < part.n_levels; ++l) {
         const GridLevel level = part.levels[l];
@@ -115,27 +143,17 @@ NGP_HD Vec3 position_gradient(const EncodingShape& shape, const half* params, Ve
                 sum += grid_position_gradient<F>(part, params + part.param_begin, x, d, finest_scale);
             });
             break;
-        case EncodingKind::SphericalHarmonics: {
-            float weight[16];
-            const int n = part.n_out;
-            NGP_UNROLL
-            for (int j = 0; j < 16; ++j) weight[j] = j < n ? d[j] : 0.0f;
-            sum += 2.0f * sh_basis_gradient(part.degree, {2 * x.x - 1, 2 * x.y - 1, 2 * x.z - 1}, weight);
+        case EncodingKind::SphericalHarmonics:
+            sum += 2.0f * sh_basis_gradient(part.degree, {2 * x.x - 1, 2 * x.y - 1, 2 * x.z - 1}, d);
             break;
-        }
-        default: { // Frequency, Identity: an output depends on one coordinate
-            const bool frequency = part.kind == EncodingKind::Frequency;
-            const int per_dim = frequency ? 2 * part.n_frequencies : 1;
-            for (int j = 0; j < part.n_in; ++j) {
-                const int axis = part.in_begin + j;
-                float slope = frequency ? 0.0f : d[j];
-                for (int k = 0; frequency && k < per_dim; k += 2) {
-                    const float a = frequency_factor(k), angle = a * x[axis];
-                    slope += a * (std::cos(angle) * d[j * per_dim + k] - std::sin(angle) * d[j * per_dim + k + 1]);
-                }
+        default: // an output depends on one coordinate
+            for (int k = 0; k < part.n_in; ++k) {
+                const int axis = part.in_begin + k;
+                float slope = 0.0f;
+                for (int j = 0; j < part.outputs_per_dim; ++j)
+                    slope += coordinate_slope(part, x[axis], j) * d[k * part.outputs_per_dim + j];
                 sum += {axis == 0 ? slope : 0.0f, axis == 1 ? slope : 0.0f, axis == 2 ? slope : 0.0f};
             }
-        }
         }
     }
     return sum;

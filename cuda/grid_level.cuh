@@ -1,5 +1,6 @@
 // One level of a grid encoding for one sample: the entries of its cell, their weights, the interpolated features and
-// their gradient with respect to the position. Cells are those of the CPU (cpu/encoding.h), bit for bit.
+// their gradient with respect to the position. Cells are those of the CPU (cpu/encoding.h), bit for bit. For grids over
+// three dimensions, linear or smooth; at the end, for all others.
 //
 // Tables are halves, arithmetic is float32. Functions that read a table are templates over the number of features F of
 // an entry (1, 2, 4 or 8), which are loaded by one instruction: the table is aligned to an entry's size.
@@ -78,7 +79,7 @@ NGP_HD LevelCell find_cell(const GridLevel& level, GridType type, Vec3 x) {
         low[d] = grid_cell(level.scale, x[d], c.fraction[d]) * stride[d];
         high[d] = low[d] + stride[d];
     }
-    // What grid_entry() computes, but without a division where none is needed: a hashed level has a power of two of
+    // What find_grid_cell() computes, but without a division where none is needed: a hashed level has a power of two of
     // entries, and a dense index exceeds their number by less than that number (corners reach `resolution`).
     NGP_UNROLL
     for (int k = 0; k < 8; ++k) {
@@ -202,6 +203,48 @@ NGP_HD Vec3 level_position_gradient(const GridLevel& level, GridType type, Inter
 template <int F>
 NGP_HD Vec3 level_position_gradient(const GridShape& grid, int l, const half* table, Vec3 x, const float (&d_out)[F]) {
     return level_position_gradient<F>(grid.levels[l], grid.type, grid.interpolation, table, x, d_out);
+}
+
+// --- any number of dimensions, nearest too; `x` are the D coordinates
+
+template <int D, int F>
+NGP_HD void interpolate_cell(const GridLevel& level, Interpolation mode, const half* table, const float* x,
+                             float (&out)[F]) {
+    const half* level_table = table + size_t(level.offset) * F;
+    const CellCorners<D> cell = find_grid_cell<D>(level, mode, x);
+    const int n_corners = grid_corners<D>(mode);
+    NGP_UNROLL
+    for (int f = 0; f < F; ++f) out[f] = 0.0f;
+    NGP_UNROLL
+    for (int c = 0; c < 1 << D; ++c) {
+        if (c >= n_corners) break;
+        const float weight = corner_weight(cell, c);
+        float entry[F];
+        load_halves<F>(level_table + size_t(cell.entry[c]) * F, entry);
+        NGP_UNROLL
+        for (int f = 0; f < F; ++f) out[f] += weight * entry[f];
+    }
+}
+
+// Adds to `gradient`, of D values.
+template <int D, int F>
+NGP_HD void add_cell_position_gradient(const GridLevel& level, Interpolation mode, const half* table, const float* x,
+                                       const float (&d_out)[F], float (&gradient)[D]) {
+    if (mode == Interpolation::Nearest) return; // constant within cells
+    const half* level_table = table + size_t(level.offset) * F;
+    const CellCorners<D> cell = find_grid_cell<D>(level, mode, x);
+    float value[1 << D], of_level[D];
+    NGP_UNROLL
+    for (int c = 0; c < 1 << D; ++c) {
+        float entry[F];
+        load_halves<F>(level_table + size_t(cell.entry[c]) * F, entry);
+        value[c] = 0.0f;
+        NGP_UNROLL
+        for (int f = 0; f < F; ++f) value[c] += d_out[f] * entry[f];
+    }
+    grid_cell_gradient(cell, value, of_level);
+    NGP_UNROLL
+    for (int d = 0; d < D; ++d) gradient[d] += of_level[d];
 }
 
 } // namespace ngp::cuda

@@ -40,7 +40,14 @@ struct GridShape {
     int n_dense = 0; // the first levels, which are not hashed
     GridType type = GridType::Hash;
     Interpolation interpolation = Interpolation::Linear;
+    int in_begin = 0, n_in = 3; // axes of the position
 };
+
+// Whether a grid has its cells found by find_cell() (grid_level.cuh): over three dimensions, not nearest. Others take
+// the slower functions for any number of dimensions.
+NGP_HD bool takes_find_cell(int n_in, Interpolation interpolation) {
+    return n_in == 3 && interpolation != Interpolation::Nearest;
+}
 
 struct ModelView {
     GridShape grid;                          // the first grid of the position encoding
@@ -74,8 +81,8 @@ inline bool fused(const EncodingShape& position, const EncodingShape& direction,
     const EncodingPart& grid = position.parts[0];
     const EncodingPart& sh = direction.parts[0];
     const bool one_grid = position.n_parts == 1 && grid.kind == EncodingKind::Grid &&
-                          grid.grid_type != GridType::Tiled && grid.n_features <= 4 && grid.n_features >= 2 &&
-                          position.n_out_padded <= 32;
+                          takes_find_cell(grid.n_in, grid.interpolation) && grid.grid_type != GridType::Tiled &&
+                          grid.n_features <= 4 && grid.n_features >= 2 && position.n_out_padded <= 32;
     // Hashed levels come after the dense ones: the encoder takes them in two loops.
     bool ordered = true;
     for (int l = 1; l < grid.n_levels; ++l) ordered &= grid.levels[l].hashed >= grid.levels[l - 1].hashed;

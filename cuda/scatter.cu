@@ -87,6 +87,35 @@ __device__ __forceinline__ uint64_t cell_key(const GridLevel& level, Vec3 x) {
     return key;
 }
 
+// Position of a row in the unit cube.
+__device__ __forceinline__ Vec3 unit_position(const ScatterJob& job, int64_t row) {
+    const int64_t at = job.contributing ? job.contributing[row] : row;
+    Vec3 p;
+    if (job.samples) {
+        const Sample sample = job.samples[at];
+        const RayMarcher& march = job.rays[sample.ray].march;
+        p = march.position(sample.t);
+    } else {
+        p = job.positions[at];
+    }
+    ModelView box;
+    box.box_min = job.box_min;
+    box.inverse_size = job.inverse_size;
+    return box.unit(p);
+}
+
+// Adds F gradients to an entry's.
+template <int F, typename Accumulator>
+__device__ __forceinline__ void add_entry(Accumulator* to, const float (&g)[F]) {
+    if constexpr (F == 1) {
+        if (g[0] != 0.0f) add(to, g[0]);
+    } else {
+#pragma unroll
+        for (int f = 0; f < F; f += 2)
+            if (g[f] != 0.0f || g[f + 1] != 0.0f) add2(to + f, g[f], g[f + 1]);
+    }
+}
+
 // The walk of one level: runs of this lane's corner and features to `table`, the level's gradient.
 template <int F, typename Accumulator>
 __device__ __forceinline__ void walk(const typename Walk<F>::Staging& s, uint32_t ends, int group, int corner,
@@ -129,21 +158,7 @@ __global__ void __launch_bounds__(32 * warps) scatter_kernel(const __grid_consta
         const int64_t row = first + lane;
         const bool valid = row < n;
         Vec3 x{0.5f, 0.5f, 0.5f};
-        if (valid) {
-            const int64_t at = job.contributing ? job.contributing[row] : row;
-            Vec3 p;
-            if (job.samples) {
-                const Sample sample = job.samples[at];
-                const RayMarcher& march = job.rays[sample.ray].march;
-                p = march.position(sample.t);
-            } else {
-                p = job.positions[at];
-            }
-            ModelView box;
-            box.box_min = job.box_min;
-            box.inverse_size = job.inverse_size;
-            x = box.unit(p);
-        }
+        if (valid) x = unit_position(job, row);
         for (int l = 0; l < job.grid.n_levels; ++l) {
             const GridLevel& level = job.grid.levels[l];
             const LevelCell cell = find_cell(level, job.grid.type, x);
@@ -179,14 +194,56 @@ __global__ void __launch_bounds__(32 * warps) scatter_kernel(const __grid_consta
     }
 }
 
+// Grids that find_cell() doesn't cover: a thread adds one level of one row, corner by corner.
+template <int D, int F, bool Fixed>
+__global__ void __launch_bounds__(32 * warps) scatter_cells_kernel(const __grid_constant__ ScatterJob job) {
+    const int64_t n = *job.n, total = n * job.grid.n_levels;
+    const TableGradient& gradient = job.gradient;
+    const int n_corners = grid_corners<D>(job.grid.interpolation);
+    const int64_t stride = int64_t(gridDim.x) * blockDim.x;
+    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += stride) {
+        const int l = int(i / n);
+        const int64_t row = i % n;
+        const GridLevel& level = job.grid.levels[l];
+        const Vec3 p = unit_position(job, row);
+        float x[D], g[F];
+        for (int d = 0; d < D; ++d) x[d] = p[job.grid.in_begin + d];
+        load_gradient<F>(job, row, l, g);
+        const CellCorners<D> cell = find_grid_cell<D>(level, job.grid.interpolation, x);
+#pragma unroll
+        for (int c = 0; c < 1 << D; ++c) {
+            if (c >= n_corners) break;
+            const float weight = corner_weight(cell, c);
+            float weighted[F];
+#pragma unroll
+            for (int f = 0; f < F; ++f) weighted[f] = weight * g[f];
+            const size_t entry = size_t(level.offset) + cell.entry[c];
+            if constexpr (Fixed)
+                add_entry<F>(gradient.fixed + entry * F, weighted);
+            else if (l < gradient.n_float_levels)
+                add_entry<F>(gradient.floats + entry * F, weighted);
+            else
+                add_entry<F>(gradient.halves + (entry - gradient.n_float_entries) * F, weighted);
+        }
+    }
+}
+
+void launch(Context& context, const ScatterJob& job, void (*kernel)(ScatterJob)) {
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, 32 * warps, 0), "occupancy of the scatter");
+    blocks = std::max(1, blocks) * context.multiprocessors();
+    kernel<<<blocks, 32 * warps, 0, context.stream()>>>(job);
+    check(cudaGetLastError(), "launch of the scatter");
+}
+
 template <int F, bool Fixed>
 void launch(Context& context, const ScatterJob& job) {
-    int blocks = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, scatter_kernel<F, Fixed>, 32 * warps, 0),
-          "occupancy of the scatter");
-    blocks = std::max(1, blocks) * context.multiprocessors();
-    scatter_kernel<F, Fixed><<<blocks, 32 * warps, 0, context.stream()>>>(job);
-    check(cudaGetLastError(), "launch of the scatter");
+    if (takes_find_cell(job.grid.n_in, job.grid.interpolation))
+        launch(context, job, scatter_kernel<F, Fixed>);
+    else if (job.grid.n_in == 2)
+        launch(context, job, scatter_cells_kernel<2, F, Fixed>);
+    else
+        launch(context, job, scatter_cells_kernel<3, F, Fixed>);
 }
 
 } // namespace

@@ -33,7 +33,7 @@ class CpuModelBench final : public NerfModelBench {
         for (CpuLane& lane : lanes_) {
             lane.density_gradient.resize(size_t(density_.packed_size()));
             lane.rgb_gradient.resize(size_t(rgb_.packed_size()));
-            lane.tiles.record = GradientTiles::header + (3 + shape_.position.n_out) * int64_t(kernel_tile);
+            lane.tiles.set_shape(shape_.position);
             lane.tile_memory.resize(size_t(lane.tiles.record * (samples_per_task / kernel_tile)));
             lane.tiles.data = lane.tile_memory.data();
             lane.tiles.capacity = samples_per_task / kernel_tile;
@@ -76,12 +76,14 @@ class CpuModelBench final : public NerfModelBench {
             std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
             std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
         }
-        const EncodingPart& part = shape_.position.parts[0];
+        for (int i = 0; i < shape_.position.n_parts; ++i) scatter(shape_.position.parts[i]);
+    }
+    void scatter(const EncodingPart& part) {
         parallel_for(part.n_levels, [&](int64_t i, int) {
             const int l = part.n_levels - 1 - int(i);
             for (const CpuLane& lane : lanes_)
                 kernels_.scatter(part, l, lane.tiles,
-                                 gradient_.data() + shape_.encoding_begin() +
+                                 gradient_.data() + shape_.encoding_begin() + part.param_begin +
                                      size_t(part.levels[l].offset) * part.n_features,
                                  0, part.levels[l].entries);
         });

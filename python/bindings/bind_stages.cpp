@@ -14,16 +14,21 @@ using namespace ngp;
 
 namespace {
 
-// The position encoding of a network configuration.
-EncodingShape position_encoding(const std::string& config, int aabb_scale) {
+// The position encoding of a network configuration, for inputs of n_in dimensions.
+EncodingShape position_encoding(const std::string& config, int aabb_scale, int n_in) {
     const NetworkConfig c = parse_network_config(config, "config");
-    return encoding_shape(c.position_encoding, 3, c.density_mlp.padding, aabb_scale);
+    return encoding_shape(c.position_encoding, n_in, c.density_mlp.padding, aabb_scale);
+}
+// The same for an array of them, (N, n_in).
+EncodingShape position_encoding(const std::string& config, int aabb_scale, const FloatArray& in) {
+    if (in.ndim() != 2) throw py::value_error("positions must have shape (N, dimensions)");
+    return position_encoding(config, aabb_scale, int(in.shape(1)));
 }
 
 const NerfKernels& kernels_of(const std::string& isa) { return isa.empty() ? cpu_kernels() : cpu_kernels(isa); }
 
-py::list encoding_levels(const std::string& config, int aabb_scale) {
-    const EncodingShape shape = position_encoding(config, aabb_scale);
+py::list encoding_levels(const std::string& config, int aabb_scale, int n_dims) {
+    const EncodingShape shape = position_encoding(config, aabb_scale, n_dims);
     py::list levels;
     for (int i = 0; i < shape.n_parts; ++i)
         for (int l = 0; l < shape.parts[i].n_levels; ++l) {
@@ -36,9 +41,8 @@ py::list encoding_levels(const std::string& config, int aabb_scale) {
 
 py::array_t<float> encode(const std::string& config, int aabb_scale, const FloatArray& params, const FloatArray& in,
                           const std::string& isa) {
-    const EncodingShape shape = position_encoding(config, aabb_scale);
+    const EncodingShape shape = position_encoding(config, aabb_scale, in);
     expect_shape(params, {py::ssize_t(shape.n_params)}, "params");
-    expect_shape(in, {-1, 3}, "positions");
     py::array_t<float> out({in.shape(0), py::ssize_t(shape.n_out_padded)});
     kernels_of(isa).encode(shape, params.data(), in.data(), in.shape(0), out.mutable_data());
     return out;
@@ -46,17 +50,32 @@ py::array_t<float> encode(const std::string& config, int aabb_scale, const Float
 
 py::array_t<float> encoding_position_gradient(const std::string& config, int aabb_scale, const FloatArray& params,
                                               const FloatArray& in, const FloatArray& d_out, const std::string& isa) {
-    const EncodingShape shape = position_encoding(config, aabb_scale);
+    const EncodingShape shape = position_encoding(config, aabb_scale, in);
     expect_shape(params, {py::ssize_t(shape.n_params)}, "params");
-    expect_shape(in, {-1, 3}, "positions");
     expect_shape(d_out, {in.shape(0), shape.n_out_padded}, "d_out");
-    py::array_t<float> d_in({in.shape(0), py::ssize_t(3)});
+    py::array_t<float> d_in({in.shape(0), in.shape(1)});
     kernels_of(isa).encoding_position_gradient(shape, params.data(), in.data(), d_out.data(), in.shape(0),
                                                d_in.mutable_data());
     return d_in;
 }
 
+py::array_t<float> encoding_params_gradient(const std::string& config, int aabb_scale, const FloatArray& in,
+                                            const FloatArray& d_out, const std::string& isa) {
+    const EncodingShape shape = position_encoding(config, aabb_scale, in);
+    expect_shape(d_out, {in.shape(0), shape.n_out_padded}, "d_out");
+    GradientTiles tiles;
+    tiles.set_shape(shape);
+    AlignedVector<float> memory(static_cast<size_t>(tiles.record));
+    AlignedVector<float> gradient(size_t{shape.n_params});
+    tiles.data = memory.data();
+    tiles.capacity = 1;
+    kernels_of(isa).encoding_params_gradient(shape, in.data(), d_out.data(), in.shape(0), tiles, gradient.data());
+    return py::array_t<float>(py::ssize_t(gradient.size()), gradient.data());
+}
+
 py::array_t<float> encode_direction(int degree, const FloatArray& directions) {
+    if (degree < 1 || degree > max_sh_degree)
+        throw py::value_error("degree must be from 1 to " + std::to_string(max_sh_degree));
     const Vec3* d = as_vectors(directions, "directions");
     py::array_t<float> out({directions.shape(0), py::ssize_t(degree * degree)});
     for (py::ssize_t i = 0; i < directions.shape(0); ++i) sh_basis(degree, d[i], out.mutable_data(i));
@@ -205,12 +224,14 @@ CameraModel lens_camera(LensMode mode, const std::vector<float>& params, int wid
 } // namespace
 
 void bind_stages(py::module_& m) {
-    m.def("encoding_levels", encoding_levels, py::arg("config"), py::arg("aabb_scale") = 1,
+    m.def("encoding_levels", encoding_levels, py::arg("config"), py::arg("aabb_scale") = 1, py::arg("n_dims") = 3,
           "[(scale, resolution, offset, entries, hashed)] of every grid level.");
     m.def("encode", encode, py::arg("config"), py::arg("aabb_scale"), py::arg("params"), py::arg("positions"),
           py::arg("isa") = "");
     m.def("encoding_position_gradient", encoding_position_gradient, py::arg("config"), py::arg("aabb_scale"),
           py::arg("params"), py::arg("positions"), py::arg("d_out"), py::arg("isa") = "");
+    m.def("encoding_params_gradient", encoding_params_gradient, py::arg("config"), py::arg("aabb_scale"),
+          py::arg("positions"), py::arg("d_out"), py::arg("isa") = "", "(n_params): of sum(d_out * outputs).");
     m.def("spherical_harmonics", encode_direction, py::arg("degree"), py::arg("directions"));
     m.def("mlp", mlp, py::arg("n_in"), py::arg("width"), py::arg("n_hidden"), py::arg("n_out"), py::arg("params"),
           py::arg("input"), py::arg("d_output") = py::none(), py::arg("padding") = 16, py::arg("isa") = "");

@@ -565,7 +565,19 @@ class stages:
         isa: str = ...,
     ) -> numpy.typing.NDArray[numpy.float32]: ...
     @staticmethod
-    def encoding_levels(config: str, aabb_scale: typing.SupportsInt | typing.SupportsIndex = ...) -> list: ...
+    def encoding_levels(
+        config: str,
+        aabb_scale: typing.SupportsInt | typing.SupportsIndex = ...,
+        n_dims: typing.SupportsInt | typing.SupportsIndex = ...,
+    ) -> list: ...
+    @staticmethod
+    def encoding_params_gradient(
+        config: str,
+        aabb_scale: typing.SupportsInt | typing.SupportsIndex,
+        positions: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        d_out: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        isa: str = ...,
+    ) -> numpy.typing.NDArray[numpy.float32]: ...
     @staticmethod
     def encoding_position_gradient(
         config: str,

@@ -104,6 +104,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "cutlass": GENERAL,
     "no ReLU": mlps("FullyFusedMLP", (64, 1), (64, 2), activation="None"),
     "frequency": {"encoding": {"otype": "Frequency", "n_frequencies": 6}},
+    "triangle wave": {"encoding": {"otype": "TriangleWave", "n_frequencies": 8}},
+    "one-blob": {"encoding": {"otype": "OneBlob", "n_bins": 16}},
+    "nearest": {"encoding": {"n_levels": 8, "interpolation": "Nearest"}},
+    "degree 8": {"dir_encoding": {"otype": "SphericalHarmonics", "degree": 8}},
     "degree 2": {"dir_encoding": {"otype": "SphericalHarmonics", "degree": 2}},
 }
 

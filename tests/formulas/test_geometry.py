@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pyngp._core import BoundingBox, LensMode, stages
 from reference import lens, march
-from reference.sh import sh4
+from reference.sh import basis, sh4
 
 U = 2.0**-24
 
@@ -24,6 +24,16 @@ def test_spherical_harmonics(degree: int) -> None:
     got = stages.spherical_harmonics(degree, d)
     assert got.shape == (len(d), degree**2)
     assert np.abs(got - sh4(d)[:, : degree**2]).max() < 1e-6
+
+
+@pytest.mark.parametrize("degree", [5, 6, 7, 8])
+def test_spherical_harmonics_of_high_degree(degree: int) -> None:
+    """The header's bound, against Rodrigues' formula; the first bands are those of degree 4, bit for bit."""
+    d = unit_vectors(5000, 8)
+    got = stages.spherical_harmonics(degree, d)
+    assert got.shape == (len(d), degree**2)
+    assert np.abs(got - basis(d, degree)).max() < 2e-6
+    assert np.array_equal(got[:, :16], stages.spherical_harmonics(4, d))
 
 
 # name: mode, parameters, (width, height), focal lengths, principal point; fox is data/fox

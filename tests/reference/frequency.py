@@ -1,4 +1,4 @@
-"""Frequency and identity encodings, and the padding rules of composite encodings (D.3)."""
+"""Frequency, triangle wave, one-blob and identity encodings; the padding rules of composite encodings (D.3)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,41 @@ def triangle_wave(x: ArrayLike, n_frequencies: int) -> F64:
     v = x[:, :, None] * 2.0 ** (k - 1) + k / 4.0
     wave = 4.0 * np.abs(v - np.floor(v) - 0.5) - 1.0
     return wave.reshape(x.shape[0], x.shape[1] * n_frequencies)
+
+
+def triangle_wave_gradient(x: ArrayLike, n_frequencies: int, d_out: ArrayLike) -> F64:
+    """dL/dx (N, D) from dL/dout (N, D*K); at kinks the slope on the right."""
+    x = np.asarray(x, dtype=np.float64)
+    d = np.asarray(d_out, dtype=np.float64).reshape(*x.shape, n_frequencies)
+    k = np.arange(n_frequencies)
+    v = x[:, :, None] * 2.0 ** (k - 1) + k / 4.0
+    return np.sum(np.where(v - np.floor(v) < 0.5, -4.0, 4.0) * 2.0 ** (k - 1) * d, axis=-1)
+
+
+def quartic_integral(u: ArrayLike) -> F64:
+    """Integral from -1 to u of 15/16 (1 - t^2)^2, the quartic kernel, which is 0 beyond -1 and 1."""
+    u = np.clip(np.asarray(u, dtype=np.float64), -1.0, 1.0)
+    return 15.0 / 16.0 * (u - 2.0 / 3.0 * u**3 + u**5 / 5.0) + 0.5
+
+
+def one_blob(x: ArrayLike, n_bins: int) -> F64:
+    """(N, D*n_bins): integrals over the bins of [0, 1] of a periodic quartic kernel of half width 1/n_bins at x."""
+    x = np.asarray(x, dtype=np.float64)
+    edges = np.arange(n_bins + 1) / n_bins
+    periods = np.arange(-2, 3)[:, None]
+    integral = quartic_integral((edges + periods - x[:, :, None, None]) * n_bins).sum(axis=2)
+    return np.diff(integral, axis=-1).reshape(x.shape[0], x.shape[1] * n_bins)
+
+
+def one_blob_gradient(x: ArrayLike, n_bins: int, d_out: ArrayLike) -> F64:
+    """dL/dx (N, D) from dL/dout (N, D*n_bins)."""
+    x = np.asarray(x, dtype=np.float64)
+    d = np.asarray(d_out, dtype=np.float64).reshape(*x.shape, n_bins)
+    edges = np.arange(n_bins + 1) / n_bins
+    distance = edges - x[:, :, None]
+    distance -= np.round(distance)  # of the nearest of the periodic kernels: they overlap for one bin only
+    kernel = n_bins * 15.0 / 16.0 * np.maximum(1.0 - (distance * n_bins) ** 2, 0.0) ** 2
+    return np.sum(-np.diff(kernel, axis=-1) * d, axis=-1)
 
 
 def identity(x: ArrayLike, scale: float = 1.0, offset: float = 0.0) -> F64:

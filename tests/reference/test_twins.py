@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from . import adam, color, compositing, frequency, grid, lens, losses, march, mlp, occupancy, pose
 from .rng import Pcg32, ray_generator
-from .sh import sh4, sh4_jacobian
+from .sh import basis, jacobian, sh4, sh4_jacobian
 
 # D.4: total entries of base.json (L8 F4 T2^19 base 16) by aabb_scale
 TOTALS = {
@@ -65,12 +66,12 @@ def test_entry_index_hash_and_wrap() -> None:
     assert grid.entry_index(levels[3], vertex)[0] == levels[3].offset + expected
 
 
-def small_grid(interpolation_seed: int, n_features: int = 2) -> tuple[list, np.ndarray, np.ndarray]:
-    levels = grid.level_table(3, 4, 1.7, 6)
+def small_grid(interpolation_seed: int, n_features: int = 2, n_dims: int = 3) -> tuple[list, np.ndarray, np.ndarray]:
+    levels = grid.level_table(3, 4, 1.7, 6, n_dims)
     r = rng(interpolation_seed)
     params = r.normal(size=(grid.total_entries(levels), n_features))
     # away from cell borders, so that finite differences stay in one cell of every level
-    x = r.uniform(0.02, 0.98, size=(400, 3)).astype(np.float32)
+    x = r.uniform(0.02, 0.98, size=(400, n_dims)).astype(np.float32)
     keep = np.ones(len(x), dtype=bool)
     for level in levels:
         _, fraction = grid.cell_and_fraction(level, x)
@@ -79,9 +80,10 @@ def small_grid(interpolation_seed: int, n_features: int = 2) -> tuple[list, np.n
     return levels, params, x[keep]
 
 
-@pytest.mark.parametrize("interpolation", ["Linear", "Smoothstep"])
-def test_grid_gradients(interpolation: str) -> None:
-    levels, params, x = small_grid(3)
+@pytest.mark.parametrize("n_dims", [2, 3, 4])
+@pytest.mark.parametrize("interpolation", ["Linear", "Smoothstep", "Nearest"])
+def test_grid_gradients(interpolation: str, n_dims: int) -> None:
+    levels, params, x = small_grid(3, n_dims=n_dims)
     d_out = rng(4).normal(size=(len(x), len(levels) * 2))
 
     def value(p: np.ndarray, at: np.ndarray) -> float:
@@ -93,8 +95,8 @@ def test_grid_gradients(interpolation: str) -> None:
     assert linear == pytest.approx(np.sum(d_params * direction), rel=1e-11)
     d_x = grid.position_gradient(levels, params, x, d_out, interpolation)
     h = np.float32(2.0**-11)
-    for axis, sample in product(range(3), range(len(x))):
-        step = np.zeros(3, dtype=np.float32)
+    for axis, sample in product(range(n_dims), range(len(x))):
+        step = np.zeros(n_dims, dtype=np.float32)
         step[axis] = h
         low, high = x[sample : sample + 1] - step, x[sample : sample + 1] + step
         out = [grid.encode(levels, params, at, interpolation) @ d_out[sample] for at in (low, high)]
@@ -137,6 +139,84 @@ def test_sh_jacobian() -> None:
         h = np.zeros(3)
         h[axis] = 1e-5
         assert np.allclose((sh4(d + h) - sh4(d - h)) / 2e-5, jacobian[:, :, axis], atol=1e-8)
+
+
+def test_sh_from_the_definition() -> None:
+    """Agrees with all 16 coefficients of D.3 (8 digits) and their derivatives; orthonormal to degree 8."""
+    d = rng(9).normal(size=(50, 3))
+    d /= np.linalg.norm(d, axis=1, keepdims=True)
+    assert np.allclose(basis(d, 4), sh4(d), atol=1e-7, rtol=0)
+    assert np.allclose(jacobian(d, 4), sh4_jacobian(d), atol=4e-7, rtol=0)
+    z, wz = np.polynomial.legendre.leggauss(10)
+    phi = np.arange(20) * 2.0 * np.pi / 20
+    zz, pp = np.meshgrid(z, phi, indexing="ij")
+    s = np.sqrt(1.0 - zz**2)
+    d = np.stack([s * np.cos(pp), s * np.sin(pp), zz], axis=-1).reshape(-1, 3)
+    w = np.repeat(wz, 20) * 2.0 * np.pi / 20
+    values = basis(d, 8)
+    assert np.allclose(values.T @ (w[:, None] * values), np.eye(64), atol=1e-12)
+    for axis in range(3):
+        h = np.zeros(3)
+        h[axis] = 1e-5
+        slope = (basis(d + h, 8) - basis(d - h, 8)) / 2e-5
+        assert np.allclose(slope, jacobian(d, 8)[:, :, axis], atol=1e-6)
+
+
+def test_sh_signs_of_high_bands() -> None:
+    """On the equator Y(l, m) has the sign of (-1)^m cos or sin of m phi: the highest order of each band."""
+    phi = 0.1
+    values = basis([[math.cos(phi), math.sin(phi), 0.0]], 8)[0]
+    for band in range(8):
+        sign = (-1) ** band
+        assert sign * values[band * band + 2 * band] > 0
+        assert band == 0 or sign * values[band * band] > 0
+    # along z only m = 0 is left: sqrt((2l+1) / (4 pi))
+    pole = basis([[0.0, 0.0, 1.0]], 8)[0]
+    wanted = np.zeros(64)
+    for band in range(8):
+        wanted[band * band + band] = math.sqrt((2 * band + 1) / (4 * math.pi))
+    assert np.allclose(pole, wanted, atol=1e-12)
+
+
+def test_triangle_wave() -> None:
+    """Values worked out by hand, period and range; the gradient by differences."""
+    assert frequency.triangle_wave([[0.0], [0.5], [1.0]], 1)[:, 0].tolist() == [1.0, 0.0, -1.0]  # v = 0, 1/4, 1/2
+    assert frequency.triangle_wave([[0.25, 0.5]], 3)[0].tolist() == [0.5, -1.0, 1.0, 0.0, 0.0, -1.0]
+    x = rng(10).uniform(size=(50, 2))
+    assert np.allclose(frequency.triangle_wave(x, 4), frequency.triangle_wave(x + 2, 4))
+    assert np.abs(frequency.triangle_wave(rng(11).uniform(size=(5000, 1)), 6)).max() <= 1
+    check_gradient(lambda at: frequency.triangle_wave(at, 6), lambda d: frequency.triangle_wave_gradient(x, 6, d), x)
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 3, 16])
+def test_one_blob(n_bins: int) -> None:
+    """Against sums over a fine grid of the periodic kernel; bins add up to 1; the gradient by differences."""
+    x = np.concatenate([rng(12).uniform(size=(20, 2)), [[0.0, 1.0], [0.5, 1 / n_bins]]])
+    n = 1000 * n_bins
+    t = (np.arange(n) + 0.5) / n
+    away = np.abs(t - x[:, :, None] + np.arange(-2, 3)[:, None, None, None]) * n_bins
+    kernel = np.sum(n_bins * 15 / 16 * np.maximum(1 - away**2, 0) ** 2, axis=0)
+    wanted = kernel.reshape(len(x), 2, n_bins, 1000).sum(axis=3) / n
+    got = frequency.one_blob(x, n_bins)
+    assert np.allclose(got, wanted.reshape(len(x), -1), atol=1e-5)
+    assert np.allclose(got.reshape(len(x), 2, n_bins).sum(axis=2), 1)
+    if n_bins > 1:
+        assert got[-2, 0] == pytest.approx(0.5) and got[-2, n_bins - 1] == pytest.approx(0.5)  # x = 0 wraps around
+    x = x[:20]
+    check_gradient(lambda at: frequency.one_blob(at, n_bins), lambda d: frequency.one_blob_gradient(x, n_bins, d), x)
+
+
+def check_gradient(
+    encode: Callable[[np.ndarray], np.ndarray], gradient: Callable[[np.ndarray], np.ndarray], x: np.ndarray
+) -> None:
+    """dL/dx of an encoding of single coordinates, away from kinks, by central differences."""
+    d_out = rng(13).normal(size=encode(x).shape)
+    slopes = gradient(d_out)
+    for axis in range(x.shape[1]):
+        h = np.zeros(x.shape)
+        h[:, axis] = 1e-6
+        wanted = np.sum((encode(x + h) - encode(x - h)) * d_out, axis=1) / 2e-6
+        assert np.allclose(slopes[:, axis], wanted, atol=1e-4)
 
 
 def test_frequency_order_and_gradient() -> None:

@@ -161,7 +161,12 @@ WRONG = [
     (("network", "output_activation"), ["ReLU", 1]),
     (("rgb_network", "n_neurons"), [24]),
     (("dir_encoding", "nested"), [3, "x", {}]),
-    (("dir_encoding", "otype"), ["OneBlob", "TriangleWave"]),
+    (("dir_encoding", "otype"), ["OneBlobs", "Takikawa", 7]),
+    (("dir_encoding",), [
+        {"otype": "SphericalHarmonics", "degree": 0}, {"otype": "SphericalHarmonics", "degree": 9},
+        {"otype": "OneBlob", "n_bins": 0}, {"otype": "OneBlob", "n_bins": 257}, {"otype": "OneBlob", "n_bins": "4"},
+        {"otype": "TriangleWave", "n_frequencies": 0}, {"otype": "TriangleWave", "n_frequencies": 25},
+    ]),
     (("loss", "otype"), ["L3", 2]),
     (("optimizer", "otype"), ["Shampoo"]),
     (("optimizer", "decay"), [1, -0.1, "0.95"]),

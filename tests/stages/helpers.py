@@ -150,6 +150,14 @@ class Part:
     def n_frequencies(self) -> int:
         return int(self.config.get("n_frequencies", 12))
 
+    @property
+    def n_bins(self) -> int:
+        return int(self.config.get("n_bins", 16))
+
+    @property
+    def degree(self) -> int:
+        return int(self.config.get("degree", 4))
+
 
 def half_interpolation(part: Part, params: F64, x: F32) -> tuple[F64, F64]:
     """Bounds and standard deviations of the errors that half arithmetic adds to a grid's outputs (N, width).
@@ -189,7 +197,9 @@ def corner_sums(part: Part, x: F32, d: F64) -> tuple[F64, F64]:
     for number, level in enumerate(part.levels):
         cell, _ = grid.cell_and_fraction(level, x)
         columns = slice(number * part.n_features, (number + 1) * part.n_features)
-        for corner in product((0, 1), repeat=3):
+        for corner in product((0, 1), repeat=x.shape[1]):
+            if part.interpolation == "Nearest" and any(corner):
+                continue
             index = grid.entry_index(level, cell + np.array(corner, dtype=np.uint32))
             np.add.at(count, index, 1.0)
             np.add.at(total, index, d[:, columns])
@@ -217,14 +227,14 @@ class EncodingTwin:
     compares the level table itself.
     """
 
-    def __init__(self, encoding: Json, aabb_scale: int = 1, alignment: int = 16) -> None:
-        rows = stages.encoding_levels(model_config(encoding=encoding), aabb_scale)
+    def __init__(self, encoding: Json, aabb_scale: int = 1, alignment: int = 16, n_dims: int = 3) -> None:
+        rows = stages.encoding_levels(model_config(encoding=encoding), aabb_scale, n_dims)
         table = [grid.GridLevel(np.float32(s), r, o, e, h) for s, r, o, e, h in rows]
         self.alignment = alignment
         self.parts: list[Part] = []
         begin = params = 0
         for leaf in leaves(encoding):
-            n_in = leaf.get("n_dims_to_encode", 0) or 3 - begin
+            n_in = leaf.get("n_dims_to_encode", 0) or n_dims - begin
             kind = "Grid" if leaf["otype"] in GRID_KINDS else leaf["otype"]
             levels = table[: leaf.get("n_levels", 16)] if kind == "Grid" else []
             table = table[len(levels) :]
@@ -232,6 +242,8 @@ class EncodingTwin:
             width = {
                 "Grid": len(levels) * leaf.get("n_features_per_level", 2),
                 "Frequency": n_in * 2 * leaf.get("n_frequencies", 12),
+                "TriangleWave": n_in * leaf.get("n_frequencies", 12),
+                "OneBlob": n_in * leaf.get("n_bins", 16),
                 "SphericalHarmonics": leaf.get("degree", 4) ** 2,
                 "Identity": n_in,
             }[kind]
@@ -251,16 +263,27 @@ class EncodingTwin:
         own = x[:, part.inputs]
         if part.kind == "Grid":
             table = params[part.params].reshape(-1, part.n_features)
-            # 8 corners; weights of 3 factors with up to 4 roundings each, products, 7 sums
-            bound = 32 * U * float(np.abs(table).max(initial=0.0))
+            # 8 corners; weights of 3 factors with up to 4 roundings each, products, 7 sums; 16 corners of 4 factors
+            bound = (32 if own.shape[1] < 4 else 48) * U * float(np.abs(table).max(initial=0.0))
             return grid.encode(part.levels, table, own, part.interpolation), bound
         if part.kind == "Frequency":
             value = frequency.frequency(own, part.n_frequencies)
             angle = np.pi * 2.0 ** np.arange(part.n_frequencies) * np.abs(own)[:, :, None]
             bound = 3 * U * np.repeat(angle, 2, axis=2).reshape(value.shape) + 2 * U
             return value, bound
+        if part.kind == "TriangleWave":
+            # a rounded sum of up to 2^(k-1) + k/4, whose error the wave takes fourfold
+            size = 2.0 ** np.arange(part.n_frequencies) / 2 + np.arange(part.n_frequencies) / 4
+            value = frequency.triangle_wave(own, part.n_frequencies)
+            return value, np.tile(4 * U * size + 2 * U, own.shape[1])[None]
+        if part.kind == "OneBlob":
+            # n x and what is subtracted from it are rounded, and integrals have slopes below 1
+            return frequency.one_blob(own, part.n_bins), (4 * part.n_bins + 16) * U
         if part.kind == "SphericalHarmonics":
-            return sh.sh4(2.0 * own.astype(np.float64) - 1.0)[:, : part.width], 16 * U
+            d = 2.0 * own.astype(np.float64) - 1.0
+            if part.degree <= 4:
+                return sh.basis(d, part.degree), 16 * U
+            return sh.basis(d, part.degree), 40 * U * sh.magnitude(d, part.degree)
         return frequency.identity(own), 0.0
 
     def encode(self, params: F64, x: F32) -> tuple[F64, F64]:
@@ -313,19 +336,38 @@ class EncodingTwin:
                 table = params[part.params].reshape(-1, part.n_features)
                 gradient[:, part.inputs] = grid.position_gradient(part.levels, table, own, d, part.interpolation)
                 scale = np.repeat([float(level.scale) for level in part.levels], part.n_features)
-                # slope 1.5 S at most, of 4 differences of 2 values, with some 30 roundings
+                # slope 1.5 S at most, of 4 differences of 2 values, with some 30 roundings; 8 with 45
                 size = 1.5 * (np.abs(d) @ scale)[:, None] * 2 * np.abs(table).max()
-                bound[:, part.inputs] = 30 * U * size
+                bound[:, part.inputs] = (30 if own.shape[1] < 4 else 45) * U * size
             elif part.kind == "Frequency":
                 gradient[:, part.inputs] = frequency.frequency_gradient(own, part.n_frequencies, d)
                 slope = np.pi * 2.0 ** np.arange(part.n_frequencies)
                 sizes = np.abs(d).reshape(*own.shape, part.n_frequencies, 2).sum(axis=3) * slope
                 terms = sizes * (3 * U * slope * np.abs(own)[:, :, None] + 16 * U)
                 bound[:, part.inputs] = terms.sum(axis=2)
+            elif part.kind == "TriangleWave":
+                gradient[:, part.inputs] = frequency.triangle_wave_gradient(own, part.n_frequencies, d)
+                k = np.arange(part.n_frequencies)
+                sizes = np.abs(d).reshape(*own.shape, part.n_frequencies) * 2.0 ** (k + 1)
+                # slopes are exact, but their sign on either side of a kink: v is off by U of up to 2^(k-1) + k/4
+                v = own.astype(np.float64)[:, :, None] * 2.0 ** (k - 1) + k / 4
+                from_kink = np.abs(2 * v - np.round(2 * v)) / 2
+                terms = sizes * (16 * U + 2.0 * (from_kink <= U * (2.0 ** (k - 1) + k / 4)))
+                bound[:, part.inputs] = terms.sum(axis=2)
+            elif part.kind == "OneBlob":
+                gradient[:, part.inputs] = frequency.one_blob_gradient(own, part.n_bins, d)
+                # kernels have slopes below 1.5, and values below 1
+                sizes = np.abs(d).reshape(*own.shape, part.n_bins).sum(axis=2)
+                bound[:, part.inputs] = sizes * part.n_bins * (12 * part.n_bins + 32) * U
             elif part.kind == "SphericalHarmonics":
-                jacobian = 2.0 * sh.sh4_jacobian(2.0 * own.astype(np.float64) - 1.0)
-                gradient[:, part.inputs] = np.einsum("nk,nkd->nd", d, jacobian[:, : part.width])
-                bound[:, part.inputs] = 64 * U * np.abs(d).sum(axis=1, keepdims=True)
+                direction = 2.0 * own.astype(np.float64) - 1.0
+                jacobian = 2.0 * sh.jacobian(direction, part.degree)
+                gradient[:, part.inputs] = np.einsum("nk,nkd->nd", d, jacobian)
+                if part.degree <= 4:
+                    bound[:, part.inputs] = 64 * U * np.abs(d).sum(axis=1, keepdims=True)
+                else:
+                    size = 2.0 * sh.jacobian_magnitude(direction, part.degree)
+                    bound[:, part.inputs] = (40 + part.width) * U * np.einsum("nk,nkd->nd", np.abs(d), size)
             else:
                 gradient[:, part.inputs] = d
         return gradient, bound

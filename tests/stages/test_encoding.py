@@ -29,27 +29,27 @@ TOTALS = {1: 2920448, 2: 3165232, 4: 3213824, 8: 3235008, 16: 3260416, 32: 32987
 TOTALS[128] = 3411968
 
 
-def positions(n: int, seed: int = 0) -> np.ndarray:
+def positions(n: int, seed: int = 0, n_dims: int = 3) -> np.ndarray:
     """Unit positions that include exactly 0, exactly 1, and cell borders."""
-    x = np.random.default_rng(seed).uniform(size=(n, 3)).astype(np.float32)
-    special = [[0, 0, 0], [1, 1, 1], [0, 1, 0.5], [1 - 2**-24, 2**-24, 0.125]]
+    x = np.random.default_rng(seed).uniform(size=(n, n_dims)).astype(np.float32)
+    special = [[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0.5, 0], [1 - 2**-24, 2**-24, 0.125, 1]]
     n_special = max(0, min(n - 1, len(special)))
-    x[1 : 1 + n_special] = np.array(special)[:n_special]
+    x[1 : 1 + n_special] = np.array(special)[:n_special, :n_dims]
     return x
 
 
-def twin_table(encoding: Json, aabb_scale: int) -> list[grid.GridLevel]:
-    n_levels, base = encoding.get("n_levels", 16), encoding["base_resolution"]
+def twin_table(encoding: Json, aabb_scale: int, n_dims: int = 3) -> list[grid.GridLevel]:
+    log2_size = encoding.get("log2_hashmap_size", 19)
+    n_levels, base = encoding.get("n_levels", 16), encoding.get("base_resolution", 2 ** (log2_size // n_dims))
     growth = encoding.get("per_level_scale", 0.0)
     if growth <= 0.0:
         growth = grid.default_per_level_scale(2048, base, n_levels, aabb_scale)
-    log2_size = encoding.get("log2_hashmap_size", 19)
-    return grid.level_table(n_levels, base, growth, log2_size, kind=GRID_KINDS[encoding["otype"]])
+    return grid.level_table(n_levels, base, growth, log2_size, n_dims, GRID_KINDS[encoding["otype"]])
 
 
-def check_table(encoding: Json, aabb_scale: int = 1) -> None:
-    rows = stages.encoding_levels(model_config(encoding=encoding), aabb_scale)
-    wanted = twin_table(encoding, aabb_scale)
+def check_table(encoding: Json, aabb_scale: int = 1, n_dims: int = 3) -> None:
+    rows = stages.encoding_levels(model_config(encoding=encoding), aabb_scale, n_dims)
+    wanted = twin_table(encoding, aabb_scale, n_dims)
     assert len(rows) == len(wanted)
     for (scale, resolution, offset, entries, hashed), level in zip(rows, wanted, strict=True):
         # the twin rounds exp2, log2, exp and log correctly, a C library may err by one unit
@@ -88,21 +88,45 @@ def test_levels(otype: str, n_levels: int, base: int, growth: float, log2_size: 
     check_table(encoding, 4)
 
 
-def test_default_base_resolution() -> None:
-    """Without base_resolution: 2^(log2T / 3)."""
+@pytest.mark.parametrize("n_dims", [2, 3, 4])
+@pytest.mark.parametrize("otype", ["HashGrid", "DenseGrid", "TiledGrid"])
+@pytest.mark.parametrize("n_levels,base,growth,log2_size", [
+    (5, 16, 1.3, 12), (6, 5, 1.0, 5), (4, 1, 2.0, 3), (3, 9, 1.3, 24), (12, 16, 1.1, 15), (2, 11, 1.5, 10),
+])  # fmt: skip
+def test_levels_of_other_dimensions(
+    otype: str, n_levels: int, base: int, growth: float, log2_size: int, n_dims: int
+) -> None:
+    sizes = {"n_levels": n_levels, "base_resolution": base, "log2_hashmap_size": log2_size}
+    check_table(grid_encoding(otype, per_level_scale=growth, **sizes), n_dims=n_dims)
+
+
+def test_finest_levels_overflow_32_bits() -> None:
+    """What res^D exceeds is hashed: 2D beyond 65535, 4D beyond 255."""
+    for n_dims, growth in ((2, 3.0), (4, 1.8)):
+        encoding = grid_encoding(n_levels=10, per_level_scale=growth, base_resolution=16, log2_hashmap_size=14)
+        check_table(encoding, n_dims=n_dims)
+        rows = stages.encoding_levels(model_config(encoding=encoding), 1, n_dims)
+        assert rows[-1][1] ** n_dims > 2**32 and rows[-1][4]
+
+
+@pytest.mark.parametrize("n_dims,resolution", [(2, 64), (3, 16), (4, 8)])
+def test_default_base_resolution(n_dims: int, resolution: int) -> None:
+    """Without base_resolution: 2^(log2T / D)."""
     encoding = grid_encoding(log2_hashmap_size=13)
     del encoding["base_resolution"]
-    rows = stages.encoding_levels(model_config(encoding=encoding))
-    assert rows[0][1] == 16
+    rows = stages.encoding_levels(model_config(encoding=encoding), 1, n_dims)
+    assert rows[0][1] == resolution
+    check_table(encoding, n_dims=n_dims)
 
 
-def check_encoding(encoding: Json, isa: str, padding: int = 16, sizes: list[int] = SIZES) -> None:
+def check_encoding(encoding: Json, isa: str, padding: int = 16, sizes: list[int] = SIZES, n_dims: int = 3) -> None:
+    """Outputs and both gradients."""
     config = model_config(encoding=encoding, network=network(16, 1, padding))
-    twin = EncodingTwin(encoding, alignment=padding)
+    twin = EncodingTwin(encoding, alignment=padding, n_dims=n_dims)
     r = np.random.default_rng(1)
     params = r.uniform(-1, 1, size=twin.n_params).astype(np.float32)
     for n in sizes:
-        x = positions(n)
+        x = positions(n, n_dims=n_dims)
         got = stages.encode(config, 1, params, x, isa)
         assert_within(got, *twin.encode(params.astype(np.float64), x), f"outputs, n={n}")
         d_out = r.normal(size=(n, twin.width)).astype(np.float32)
@@ -110,6 +134,9 @@ def check_encoding(encoding: Json, isa: str, padding: int = 16, sizes: list[int]
         used = d_out[:, twin.columns].astype(np.float64)
         wanted = twin.position_gradient(params.astype(np.float64), x, used)
         assert_within(d_in, *wanted, f"position gradient, n={n}")
+        d_params = stages.encoding_params_gradient(config, 1, x, d_out, isa)
+        wanted_table, sd = twin.params_gradient(x, used, np.zeros(used.shape))
+        assert_within(d_params, wanted_table, LAMBDA * sd, f"table gradient, n={n}")
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -122,6 +149,62 @@ def test_grid(otype: str, interpolation: str, n_features: int, isa: str) -> None
     """Outputs and position gradients at odd sizes, at 0 and at 1."""
     changes = {"interpolation": interpolation, "n_features_per_level": n_features}
     check_encoding(grid_encoding(otype, **changes), isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n_features", [1, 2, 4, 8])
+@pytest.mark.parametrize("otype", ["HashGrid", "DenseGrid", "TiledGrid"])
+@pytest.mark.parametrize("interpolation", ["Linear", "Smoothstep", "Nearest"])
+@pytest.mark.parametrize("n_dims", [2, 3, 4])
+def test_grids_of_other_dimensions(n_dims: int, interpolation: str, otype: str, n_features: int, isa: str) -> None:
+    if n_dims == 3 and interpolation != "Nearest":
+        return  # test_grid
+    changes = {"interpolation": interpolation, "n_features_per_level": n_features}
+    check_encoding(grid_encoding(otype, **changes), isa, sizes=[0, 1, 65], n_dims=n_dims)
+
+
+@pytest.mark.parametrize("interpolation", ["Linear", "Smoothstep", "Nearest"])
+@pytest.mark.parametrize("n_dims", [2, 3, 4])
+def test_gradients_by_differences(n_dims: int, interpolation: str) -> None:
+    """Without the twin: outputs are linear in the table, and differences along the axes have the gradient's slope."""
+    encoding = grid_encoding(interpolation=interpolation, n_levels=2, log2_hashmap_size=10)
+    config = model_config(encoding=encoding)
+    n_params = EncodingTwin(encoding, n_dims=n_dims).n_params
+    r = np.random.default_rng(5)
+    # away from the borders of cells
+    levels = stages.encoding_levels(config, 1, n_dims)
+    x = r.uniform(0.02, 0.98, size=(600, n_dims)).astype(np.float32)
+    away = [np.abs(x * row[0] + 0.5 - np.round(x * row[0] + 0.5)) > 0.04 for row in levels]
+    x = x[np.all(away, axis=(0, 2))]
+    assert len(x) > 50
+    params = r.uniform(-1, 1, size=n_params).astype(np.float32)
+    change = r.uniform(-1, 1, size=n_params).astype(np.float32)
+    d_out = r.normal(size=(len(x), 16)).astype(np.float32)
+
+    def value(p: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return np.sum(stages.encode(config, 1, p, at).astype(np.float64) * d_out, axis=1)
+
+    d_params = stages.encoding_params_gradient(config, 1, x, d_out).astype(np.float64)
+    assert d_params @ change == pytest.approx(np.sum(value(change, x)), abs=1e-4)
+    assert abs(d_params @ change) > 0.1
+    d_x = stages.encoding_position_gradient(config, 1, params, x, d_out)
+    h = np.float32(2**-10)
+    for axis in range(n_dims):
+        up, down = x.copy(), x.copy()
+        up[:, axis] += h
+        down[:, axis] -= h
+        slope = (value(params, up) - value(params, down)) / (up[:, axis].astype(np.float64) - down[:, axis])
+        # rounding: 1e-6 over 2^-9; Smoothstep's third derivative, 12 S^3, times h^2 / 6 and a few units of d_out
+        assert np.allclose(d_x[:, axis], slope, atol=5e-3)
+        assert np.any(d_x[:, axis] != 0) == (interpolation != "Nearest")
+
+
+def test_nearest_takes_one_entry() -> None:
+    """Of each level, the cell's: gradients go nowhere else."""
+    encoding = grid_encoding(interpolation="Nearest", n_levels=3)
+    x = np.array([[0.3, 0.6, 0.9]], np.float32)
+    gradient = stages.encoding_params_gradient(model_config(encoding=encoding), 1, x, np.ones((1, 16), np.float32))
+    assert np.count_nonzero(gradient) == 3 * 2 and np.all(gradient[gradient != 0] == 1.0)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -144,10 +227,23 @@ def test_grid_shapes(changes: Json, padding: int, isa: str) -> None:
 
 
 IDENTITY, FREQUENCY = {"otype": "Identity"}, {"otype": "Frequency", "n_frequencies": 5}
+TRIANGLE, BLOB = {"otype": "TriangleWave", "n_frequencies": 4}, {"otype": "OneBlob", "n_bins": 5}
 COMPOSITES = {
     "identity": IDENTITY,
     "frequency": FREQUENCY,
     "frequency 12": {"otype": "Frequency"},
+    "triangle wave": TRIANGLE,
+    "triangle wave 12": {"otype": "TriangleWave"},
+    "one-blob": BLOB,
+    "one-blob 16": {"otype": "OneBlob"},
+    "one-blob 1": {"otype": "OneBlob", "n_bins": 1},
+    "one-blob 128": {"otype": "OneBlob", "n_bins": 128},
+    "one-blob, triangle wave": {"otype": "Composite", "nested": [BLOB | {"n_dims_to_encode": 2}, TRIANGLE]},
+    "2D grid, one-blob": {"otype": "Composite", "nested": [grid_encoding(n_dims_to_encode=2), BLOB]},
+    "identity, 2D grid": {
+        "otype": "Composite",
+        "nested": [IDENTITY | {"n_dims_to_encode": 1}, grid_encoding(n_features_per_level=4)],
+    },
     "grid in a composite": {"otype": "Composite", "nested": [grid_encoding(n_dims_to_encode=3)]},
     "identity, frequency": {
         "otype": "Composite",
@@ -176,7 +272,37 @@ def test_composite(name: str, padding: int, isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+@pytest.mark.parametrize("nested", [
+    [{"n_dims_to_encode": 1, **IDENTITY}, grid_encoding()],  # a 3D grid that is not on the first axes
+    [grid_encoding(n_dims_to_encode=2), grid_encoding("DenseGrid", n_features_per_level=4)],
+    [grid_encoding(n_dims_to_encode=3), TRIANGLE],
+])  # fmt: skip
+def test_composites_of_four_dimensions(nested: list[Json], isa: str) -> None:
+    check_encoding({"otype": "Composite", "nested": nested}, isa, sizes=[0, 1, 65], n_dims=4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n_dims", [1, 2, 4])
+@pytest.mark.parametrize("name", ["identity", "frequency", "triangle wave", "one-blob"])
+def test_coordinate_encodings_of_other_dimensions(name: str, n_dims: int, isa: str) -> None:
+    check_encoding(COMPOSITES[name], isa, sizes=[0, 1, 65], n_dims=n_dims)
+
+
+@pytest.mark.parametrize("encoding,n_dims,complaint", [
+    (grid_encoding(), 1, "grids take 2 to 4 input dimensions, not 1"),
+    (grid_encoding(), 5, "an input of 5 dimensions; 1 to 4 are supported"),
+    (grid_encoding(n_dims_to_encode=4), 3, "the parts read 4 dimensions, but the input has 3"),
+    ({"otype": "SphericalHarmonics"}, 2, "SphericalHarmonics takes 3 dimensions, not 2"),
+    ({"otype": "OneBlob", "n_bins": 171}, 3, "528 outputs; at most 512"),
+    (grid_encoding("DenseGrid", base_resolution=300), 4, "more than 2\\^31 parameters"),
+])  # fmt: skip
+def test_limits(encoding: Json, n_dims: int, complaint: str) -> None:
+    with pytest.raises(RuntimeError, match=complaint):
+        stages.encoding_levels(model_config(encoding=encoding), 1, n_dims)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("degree", range(1, 9))
 @pytest.mark.parametrize("padding", [8, 16])
 def test_spherical_harmonics_of_positions(degree: int, padding: int, isa: str) -> None:
     """Padding of ones stands before the coefficients."""

@@ -70,6 +70,8 @@ class ModelTwin:
             return False
         encoding = positions[0].config
         grid = GRID_KINDS.get(encoding["otype"]) in ("Hash", "Dense") and positions[0].n_features in (2, 4)
+        of_three = positions[0].inputs == slice(0, 3)
+        grid = grid and of_three and positions[0].interpolation != "Nearest"
         harmonics = directions[0].kind == "SphericalHarmonics" and directions[0].config.get("degree", 4) == 4
         widths = {self.density.width, self.rgb.width}
         hidden = self.density.n_hidden_layers == 1 and self.rgb.n_hidden_layers in (1, 2)
@@ -291,6 +293,30 @@ MODELS: dict[str, Json] = {
             "nested": [{"otype": "Frequency", "n_frequencies": 3, "n_dims_to_encode": 2}, {"otype": "Identity"}],
         }
     },
+    "position one-blob": {"encoding": {"otype": "OneBlob", "n_bins": 9}},
+    "position triangle wave": {"encoding": {"otype": "TriangleWave", "n_frequencies": 4}},
+    "nearest": {"encoding": grid_encoding(interpolation="Nearest")},
+    "nearest, F1 tiled": {"encoding": grid_encoding("TiledGrid", interpolation="Nearest", n_features_per_level=1)},
+    "2D grid": {"encoding": grid_encoding(n_dims_to_encode=2)},
+    "2D grid, frequency": {
+        "encoding": {
+            "otype": "Composite",
+            "nested": [grid_encoding(n_dims_to_encode=2), {"otype": "Frequency", "n_frequencies": 3}],
+        }
+    },
+    "identity, 2D grid": {
+        "encoding": {
+            "otype": "Composite",
+            "nested": [
+                {"otype": "Identity", "n_dims_to_encode": 1},
+                grid_encoding(n_features_per_level=4, interpolation="Smoothstep"),
+            ],
+        }
+    },
+    "SH 5": {"dir_encoding": {"otype": "SphericalHarmonics", "degree": 5}},
+    "SH 8": {"dir_encoding": {"otype": "SphericalHarmonics", "degree": 8}},
+    "direction one-blob": {"dir_encoding": {"otype": "OneBlob", "n_bins": 4}},
+    "direction triangle wave": {"dir_encoding": {"otype": "TriangleWave", "n_frequencies": 3}},
     "F2 tiled": {"encoding": grid_encoding("TiledGrid")},
     "F8": {"encoding": grid_encoding(n_features_per_level=8)},
     "40 columns": {"encoding": grid_encoding(n_levels=10, n_features_per_level=4, per_level_scale=1.3)},
@@ -390,7 +416,7 @@ def test_scene_boxes(aabb_scale: int, device: str) -> None:
 
 ENCODED = [
     "base", "smoothstep", "F1", "F8 tiled", "cutlass", "composite", "no ReLU", "40 columns", "position frequency",
-    "position identity",
+    "position identity", "position one-blob", "position triangle wave", "2D grid, frequency", "identity, 2D grid",
 ]  # fmt: skip
 
 

@@ -9,7 +9,14 @@
 
 namespace ngp {
 
-enum class EncodingKind : uint8_t { Grid = 0, SphericalHarmonics = 1, Frequency = 2, Identity = 3 };
+enum class EncodingKind : uint8_t {
+    Grid = 0,
+    SphericalHarmonics = 1,
+    Frequency = 2,
+    Identity = 3,
+    TriangleWave = 4,
+    OneBlob = 5
+};
 
 struct EncodingConfig {
     EncodingKind kind = EncodingKind::Identity;
@@ -19,11 +26,12 @@ struct EncodingConfig {
     int n_levels = 16;
     int n_features = 2;
     int log2_hashmap_size = 19;
-    int base_resolution = 16;
+    int base_resolution = 16;     // 0: 2^(log2_hashmap_size / dimensions)
     float per_level_scale = 0.0f; // 0: derived from the scene (D.4)
     Interpolation interpolation = Interpolation::Linear;
     int degree = 4;         // SphericalHarmonics
-    int n_frequencies = 12; // Frequency
+    int n_frequencies = 12; // Frequency, TriangleWave
+    int n_bins = 16;        // OneBlob
 };
 
 struct MlpConfig {

@@ -1,7 +1,8 @@
 // Encodings of a tile of samples: forward, gradient with respect to the table and to the position.
 //
 // A tile holds up to `tile_size` samples: positions feature-major (x[], y[], z[]), so that cells and hashes vectorise
-// over samples; encodings sample-major, as the networks read them (gemm.h).
+// over samples; encodings sample-major, as the networks read them (gemm.h). Cells of grids over three dimensions are
+// found for vectors of samples; those of others, and of nearest ones, sample by sample.
 #pragma once
 
 #include <ngp/cpu/simd.h>
@@ -13,7 +14,7 @@ namespace ngp::NGP_ISA {
 constexpr int tile_size = 64;
 
 struct PositionTile {
-    alignas(64) float axis[3][tile_size]; // within [0,1]
+    alignas(64) float axis[max_input_dims][tile_size]; // within [0,1]; axes past the input's are unused
 };
 
 // Cells of one level: the entry of each corner (bit 0 of the corner number: x+1, bit 1: y+1, bit 2: z+1), and
@@ -106,8 +107,88 @@ NGP_HD void for_features(int n_features, Body&& body) {
     }
 }
 
+// Whether a grid's cells are found for vectors of samples (find_cells): it takes the first three axes.
+inline bool vectorised(const EncodingPart& grid) {
+    return grid.n_in == 3 && grid.in_begin == 0 && grid.interpolation != Interpolation::Nearest;
+}
+
+// Calls body.template operator()<D, F>() for the numbers of dimensions and of features.
+template <typename Body>
+NGP_HD void for_dims_and_features(const EncodingPart& grid, Body&& body) {
+    switch (grid.n_in) {
+    case 2: for_features(grid.n_features, [&]<int F>() { body.template operator()<2, F>(); }); break;
+    case 3: for_features(grid.n_features, [&]<int F>() { body.template operator()<3, F>(); }); break;
+    default: for_features(grid.n_features, [&]<int F>() { body.template operator()<4, F>(); }); break;
+    }
+}
+
+// The cell of sample s.
+template <int D>
+CellCorners<D> cell_of(const EncodingPart& grid, int level, const PositionTile& p, int s) {
+    float x[D];
+    for (int d = 0; d < D; ++d) x[d] = p.axis[grid.in_begin + d][s];
+    return find_grid_cell<D>(grid.levels[level], grid.interpolation, x);
+}
+
+template <int D, int F>
+void encode_level(const EncodingPart& grid, int level, const float* table, const PositionTile& p, int n, float* out,
+                  int stride) {
+    const int n_corners = grid_corners<D>(grid.interpolation);
+    for (int s = 0; s < n; ++s, out += stride) {
+        const CellCorners<D> cell = cell_of<D>(grid, level, p, s);
+        Feature<F> sum{};
+        for (int c = 0; c < n_corners; ++c)
+            sum += corner_weight(cell, c) * load<Feature<F>>(table + size_t(cell.entry[c]) * F);
+        store(out, sum);
+    }
+}
+
+template <int D, int F>
+void level_position_gradient(const EncodingPart& grid, int level, const float* table, const PositionTile& p, int n,
+                             const float* d_out, int stride, const float* finest_scale, PositionTile& d_position) {
+    if (grid.interpolation == Interpolation::Nearest) return; // constant within cells
+    for (int s = 0; s < n; ++s, d_out += stride) {
+        if (finest_scale && grid.levels[level].scale > finest_scale[s]) continue;
+        const CellCorners<D> cell = cell_of<D>(grid, level, p, s);
+        const Feature<F> g = load<Feature<F>>(d_out);
+        float value[1 << D], gradient[D];
+        for (int c = 0; c < 1 << D; ++c) {
+            float product[F];
+            store(product, g * load<Feature<F>>(table + size_t(cell.entry[c]) * F));
+            value[c] = 0.0f;
+            for (int f = 0; f < F; ++f) value[c] += product[f];
+        }
+        grid_cell_gradient(cell, value, gradient);
+        for (int d = 0; d < D; ++d) d_position.axis[grid.in_begin + d][s] += gradient[d];
+    }
+}
+
+// As scatter_level() below.
+template <int D, int F>
+void scatter_cells(const EncodingPart& grid, int level, float* gradient, uint32_t first, uint32_t last,
+                   const PositionTile& p, int n, const float* d_out) {
+    const int n_corners = grid_corners<D>(grid.interpolation);
+    for (int s = 0; s < n; ++s) {
+        const CellCorners<D> cell = cell_of<D>(grid, level, p, s);
+        const Feature<F> g = load<Feature<F>>(d_out + s * F);
+        for (int c = 0; c < n_corners; ++c) {
+            const uint32_t e = cell.entry[c];
+            if (e - first >= last - first) continue;
+            float* at = gradient + size_t(e) * F;
+            store(at, load<Feature<F>>(at) + corner_weight(cell, c) * g);
+        }
+    }
+}
+
 inline void encode_grid(const EncodingPart& part, const float* table, const PositionTile& p, int n, float* out,
                         int stride) {
+    if (!vectorised(part)) {
+        for_dims_and_features(part, [&]<int D, int F>() {
+            for (int l = 0; l < part.n_levels; ++l)
+                encode_level<D, F>(part, l, table + size_t(part.levels[l].offset) * F, p, n, out + l * F, stride);
+        });
+        return;
+    }
     CellTile cells;
     WeightTile weights;
     for (int l = 0; l < part.n_levels; ++l) {
@@ -179,11 +260,6 @@ void scatter_level(float* gradient, uint32_t first, uint32_t last, const CellTil
     if (n > 0) add(sum, n - 1);
 }
 
-NGP_HD float frequency_output(float x, int j) { // j: 2k for sin(2^k pi x), 2k+1 for cos
-    const float angle = float(1 << (j / 2)) * 3.14159265358979f * x;
-    return j & 1 ? std::cos(angle) : std::sin(angle);
-}
-
 // Any encoding of one input vector except its grid parts.
 inline void encode_analytic(const EncodingShape& shape, const float* in, float* out) {
     for (int i = 0; i < shape.n_out_padded - shape.n_out; ++i) out[shape.padding_begin + i] = shape.padding_value;
@@ -191,20 +267,11 @@ inline void encode_analytic(const EncodingShape& shape, const float* in, float* 
         const EncodingPart& part = shape.parts[i];
         const float* x = in + part.in_begin;
         float* y = out + part.out_begin;
-        switch (part.kind) {
-        case EncodingKind::SphericalHarmonics:
+        if (part.kind == EncodingKind::SphericalHarmonics)
             sh_basis(part.degree, {2 * x[0] - 1, 2 * x[1] - 1, 2 * x[2] - 1}, y);
-            break;
-        case EncodingKind::Frequency: {
-            const int per_dim = 2 * part.n_frequencies;
-            for (int j = 0; j < part.n_out; ++j) y[j] = frequency_output(x[j / per_dim], j % per_dim);
-            break;
-        }
-        case EncodingKind::Identity:
-            for (int j = 0; j < part.n_out; ++j) y[j] = x[j];
-            break;
-        default: break;
-        }
+        const int per_dim = part.outputs_per_dim;
+        for (int d = 0; per_dim > 0 && d < part.n_in; ++d)
+            for (int j = 0; j < per_dim; ++j) y[d * per_dim + j] = coordinate_output(part, x[d], j);
     }
 }
 
@@ -214,7 +281,8 @@ inline void encode_positions(const EncodingShape& shape, const float* params, co
     const bool plain_grid = shape.n_parts == 1 && shape.parts[0].kind == EncodingKind::Grid;
     if (!plain_grid || shape.n_out != stride)
         for (int s = 0; s < n; ++s) {
-            const float x[3] = {p.axis[0][s], p.axis[1][s], p.axis[2][s]};
+            float x[max_input_dims] = {};
+            for (int d = 0; d < shape.n_in; ++d) x[d] = p.axis[d][s];
             encode_analytic(shape, x, out + s * stride);
             for (int j = shape.n_out_padded; j < stride; ++j) out[s * stride + j] = 0.0f;
         }
@@ -232,7 +300,15 @@ inline void position_gradient(const EncodingShape& shape, const float* params, c
     CellTile cells;
     for (int i = 0; i < shape.n_parts; ++i) {
         const EncodingPart& part = shape.parts[i];
-        if (part.kind == EncodingKind::Grid) {
+        if (part.kind == EncodingKind::Grid && !vectorised(part)) {
+            for_dims_and_features(part, [&]<int D, int F>() {
+                const float* table = params + part.param_begin;
+                for (int l = 0; l < part.n_levels; ++l)
+                    level_position_gradient<D, F>(part, l, table + size_t(part.levels[l].offset) * F, p, n,
+                                                  d_out + part.out_begin + l * F, stride,
+                                                  l == 0 ? nullptr : finest_scale, d_position);
+            });
+        } else if (part.kind == EncodingKind::Grid) {
             for (int l = 0; l < part.n_levels; ++l) {
                 find_cells(part.levels[l], part.grid_type, p, n, cells);
                 const float* table = params + part.param_begin + size_t(part.levels[l].offset) * part.n_features;
@@ -250,16 +326,13 @@ inline void position_gradient(const EncodingShape& shape, const float* params, c
                 for (int i = 0; i < 3; ++i) d_position.axis[part.in_begin + i][s] += 2 * g[i];
             }
         } else {
+            const int per_dim = part.outputs_per_dim;
             for (int s = 0; s < n; ++s)
-                for (int j = 0; j < part.n_out; ++j) {
-                    const bool frequency = part.kind == EncodingKind::Frequency;
-                    const int per_dim = frequency ? 2 * part.n_frequencies : 1;
-                    const int axis = part.in_begin + j / per_dim, f = j % per_dim;
-                    float slope = 1.0f; // d sin(a x) = a cos(a x), d cos(a x) = -a sin(a x)
-                    if (frequency)
-                        slope = frequency_output(p.axis[axis][s], f ^ 1) * (f & 1 ? -1.0f : 1.0f) *
-                                float(1 << (f / 2)) * 3.14159265358979f;
-                    d_position.axis[axis][s] += slope * d_out[s * stride + part.out_begin + j];
+                for (int d = 0; d < part.n_in; ++d) {
+                    const float* of_dim = d_out + s * stride + part.out_begin + d * per_dim;
+                    float& sum = d_position.axis[part.in_begin + d][s];
+                    for (int j = 0; j < per_dim; ++j)
+                        sum += coordinate_slope(part, p.axis[part.in_begin + d][s], j) * of_dim[j];
                 }
         }
     }

@@ -84,8 +84,8 @@ void store_gradients(const EncodingShape& shape, GradientTiles& tiles, const Pos
     float* record = tiles.data + tiles.count++ * tiles.record;
     record_count(record) = n;
     record += GradientTiles::header;
-    for (int d = 0; d < 3; ++d) copy_floats(record + d * tile_size, p.axis[d], tile_size);
-    record += 3 * tile_size;
+    for (int d = 0; d < tiles.n_in; ++d) copy_floats(record + d * tile_size, p.axis[d], tile_size);
+    record += tiles.n_in * tile_size;
     for (int i = 0; i < shape.n_parts; ++i) {
         const EncodingPart& part = shape.parts[i];
         if (part.kind != EncodingKind::Grid) continue;
@@ -287,12 +287,19 @@ void scatter(const EncodingPart& part, int level, const GradientTiles& tiles, fl
     for (int64_t i = 0; i < tiles.count; ++i) {
         float* record = tiles.data + i * tiles.record;
         const int n = record_count(record);
-        memcpy(&p, record + GradientTiles::header, sizeof p);
+        for (int d = 0; d < tiles.n_in; ++d)
+            copy_floats(p.axis[d], record + GradientTiles::header + d * tile_size, tile_size);
+        const float* outputs = record + GradientTiles::header + (tiles.n_in + part.out_begin) * tile_size;
+        if (!vectorised(part)) {
+            for_dims_and_features(part, [&]<int D, int F>() {
+                scatter_cells<D, F>(part, level, gradient, first, last, p, n, outputs + level * F * tile_size);
+            });
+            continue;
+        }
         find_cells(part.levels[level], part.grid_type, p, n, cells);
         corner_weights(part.interpolation, cells, n, weights);
         for_features(part.n_features, [&]<int F>() {
-            const float* d = record + GradientTiles::header + (3 + part.out_begin + level * F) * tile_size;
-            scatter_level<F>(gradient, first, last, cells, weights, n, d);
+            scatter_level<F>(gradient, first, last, cells, weights, n, outputs + level * F * tile_size);
         });
     }
 }
@@ -462,11 +469,11 @@ void forward_backward(const NerfModelView& model, const Vec3* positions, const V
     }
 }
 
-// Reads up to a tile of row-major inputs of which the grid takes the first three.
+// Reads up to a tile of row-major inputs.
 int load_positions(const float* in, int n_in, int64_t begin, int64_t n, PositionTile& tile) {
     const int m = int(min_of<int64_t>(tile_size, n - begin));
     for (int s = 0; s < m; ++s)
-        for (int d = 0; d < 3; ++d) tile.axis[d][s] = unit_clamp(in[(begin + s) * n_in + min_of(d, n_in - 1)]);
+        for (int d = 0; d < n_in; ++d) tile.axis[d][s] = unit_clamp(in[(begin + s) * n_in + d]);
     pad_positions(tile, m);
     return m;
 }
@@ -488,6 +495,24 @@ void encoding_position_gradient(const EncodingShape& shape, const float* params,
                           gradient);
         for (int s = 0; s < m; ++s)
             for (int d = 0; d < shape.n_in; ++d) d_in[(begin + s) * shape.n_in + d] = gradient.axis[d][s];
+    }
+}
+
+void encoding_params_gradient(const EncodingShape& shape, const float* in, const float* d_out, int64_t n,
+                              GradientTiles& tiles, float* gradient) {
+    PositionTile tile;
+    const int width = shape.n_out_padded;
+    for (int64_t begin = 0; begin < n; begin += tile_size) {
+        const int m = load_positions(in, shape.n_in, begin, n, tile);
+        tiles.count = 0;
+        store_gradients(shape, tiles, tile, d_out + begin * width, width, m);
+        for (int i = 0; i < shape.n_parts; ++i) {
+            const EncodingPart& part = shape.parts[i];
+            for (int l = 0; l < part.n_levels; ++l)
+                scatter(part, l, tiles,
+                        gradient + part.param_begin + size_t(part.levels[l].offset) * size_t(part.n_features), 0,
+                        part.levels[l].entries);
+        }
     }
 }
 
@@ -524,8 +549,16 @@ void mlp(const MlpParams& params, const float* input, int64_t n, float* output, 
 } // namespace
 
 extern const NerfKernels kernels;
-const NerfKernels kernels{
-    NGP_ISA_NAME,     train_chunk, scatter, adam, trace, evaluate, encode, encoding_position_gradient,
-    forward_backward, mlp};
+const NerfKernels kernels{NGP_ISA_NAME,
+                          train_chunk,
+                          scatter,
+                          adam,
+                          trace,
+                          evaluate,
+                          encode,
+                          encoding_position_gradient,
+                          encoding_params_gradient,
+                          forward_backward,
+                          mlp};
 
 } // namespace ngp::NGP_ISA

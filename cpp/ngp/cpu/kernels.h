@@ -63,15 +63,20 @@ struct NerfWorkspace {
 };
 
 // Encoding gradients of a step, waiting to be scattered: records of up to kernel_tile samples, each
-//   [16: count as int32] [3][tile] positions [encoding outputs][tile], grid levels as [tile][features].
+//   [16: count as int32] [n_in][tile] positions [encoding outputs][tile], grid levels as [tile][features].
 struct GradientTiles {
     float* data = nullptr;
     int64_t count = 0, capacity = 0;
     int64_t record = 0; // floats
+    int n_in = 0;       // dimensions of positions
     void (*grow)(GradientTiles&) = nullptr;
     void* owner = nullptr;
 
     static constexpr int header = 16;
+    void set_shape(const EncodingShape& shape) {
+        n_in = shape.n_in;
+        record = header + (n_in + shape.n_out) * int64_t(kernel_tile);
+    }
 };
 
 struct TrainChunk {
@@ -155,6 +160,10 @@ struct NerfKernels {
     void (*encode)(const EncodingShape& shape, const float* params, const float* in, int64_t n, float* out);
     void (*encoding_position_gradient)(const EncodingShape& shape, const float* params, const float* in,
                                        const float* d_out, int64_t n, float* d_in);
+    // Adds the gradient of sum(d_out * outputs) to `gradient`, by way of one record of `tiles`, which has its shape and
+    // memory.
+    void (*encoding_params_gradient)(const EncodingShape& shape, const float* in, const float* d_out, int64_t n,
+                                     GradientTiles& tiles, float* gradient);
     // Forward and backward through both networks for given upstream gradients: what train_chunk does between marching
     // and scattering. Adds weight gradients and gradient tiles to `results`.
     void (*forward_backward)(const NerfModelView& model, const Vec3* positions, const Vec3* directions,

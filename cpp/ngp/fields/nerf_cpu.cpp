@@ -101,7 +101,7 @@ class CpuNerfEngine final : public NerfEngine {
         for (CpuLane& lane : lanes_) {
             lane.density_gradient.assign(size_t(model_.density().packed_size()), 0.0f);
             lane.rgb_gradient.assign(size_t(model_.rgb().packed_size()), 0.0f);
-            lane.tiles.record = GradientTiles::header + (3 + shape_.position.n_out) * int64_t(kernel_tile);
+            lane.tiles.set_shape(shape_.position);
             lane.tiles.grow = grow_tiles;
             lane.tiles.owner = &lane.tile_memory;
         }

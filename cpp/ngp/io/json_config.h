@@ -3,13 +3,27 @@
 
 #include <bit>
 #include <ngp/core/config.h>
+#include <ngp/formulas/frequency.h>
+#include <ngp/formulas/one_blob.h>
+#include <ngp/formulas/sh_basis.h>
 #include <ngp/io/json_node.h>
 #include <ngp/stages/mlp.h>
 
 namespace ngp {
 namespace {
 
-enum class EncodingName { Grid, Hash, Dense, Tiled, SphericalHarmonics, Frequency, Identity, Composite };
+enum class EncodingName {
+    Grid,
+    Hash,
+    Dense,
+    Tiled,
+    SphericalHarmonics,
+    Frequency,
+    TriangleWave,
+    OneBlob,
+    Identity,
+    Composite
+};
 
 void read_grid(const Node& n, EncodingName name, EncodingConfig& c) {
     c.kind = EncodingKind::Grid;
@@ -25,13 +39,15 @@ void read_grid(const Node& n, EncodingName name, EncodingConfig& c) {
     if (!std::has_single_bit(unsigned(c.n_features)))
         fail(n.where(), ".n_features_per_level: is ", c.n_features, "; it must be 1, 2, 4 or 8");
     c.log2_hashmap_size = n.integer("log2_hashmap_size", 19, 3, 28);
-    c.base_resolution = n.integer("base_resolution", 1 << (c.log2_hashmap_size / 3), 1, 1 << 16);
+    c.base_resolution = n.integer("base_resolution", 0, 1, 1 << 16);
     c.per_level_scale = n.number("per_level_scale", 0.0f);
     if (!(c.per_level_scale >= 0.0f && c.per_level_scale < 64.0f))
         fail(n.where(), ".per_level_scale: is ", c.per_level_scale,
              "; it must be positive and below 64, or 0 for automatic");
-    c.interpolation = choose<Interpolation>(
-        n, "interpolation", "Linear", {{"Linear", Interpolation::Linear}, {"Smoothstep", Interpolation::Smoothstep}});
+    c.interpolation = choose<Interpolation>(n, "interpolation", "Linear",
+                                            {{"Linear", Interpolation::Linear},
+                                             {"Smoothstep", Interpolation::Smoothstep},
+                                             {"Nearest", Interpolation::Nearest}});
 }
 
 void read_encoding(const Node& n, std::vector<EncodingConfig>& parts) {
@@ -42,6 +58,8 @@ void read_encoding(const Node& n, std::vector<EncodingConfig>& parts) {
                                             {"TiledGrid", EncodingName::Tiled},
                                             {"SphericalHarmonics", EncodingName::SphericalHarmonics},
                                             {"Frequency", EncodingName::Frequency},
+                                            {"TriangleWave", EncodingName::TriangleWave},
+                                            {"OneBlob", EncodingName::OneBlob},
                                             {"Identity", EncodingName::Identity},
                                             {"Composite", EncodingName::Composite}});
     if (name == EncodingName::Composite) {
@@ -54,11 +72,16 @@ void read_encoding(const Node& n, std::vector<EncodingConfig>& parts) {
     switch (name) {
     case EncodingName::SphericalHarmonics:
         c.kind = EncodingKind::SphericalHarmonics;
-        c.degree = n.integer("degree", 4, 1, 4);
+        c.degree = n.integer("degree", 4, 1, max_sh_degree);
         break;
     case EncodingName::Frequency:
-        c.kind = EncodingKind::Frequency;
-        c.n_frequencies = n.integer("n_frequencies", 12, 1, 24);
+    case EncodingName::TriangleWave:
+        c.kind = name == EncodingName::Frequency ? EncodingKind::Frequency : EncodingKind::TriangleWave;
+        c.n_frequencies = n.integer("n_frequencies", 12, 1, max_frequencies);
+        break;
+    case EncodingName::OneBlob:
+        c.kind = EncodingKind::OneBlob;
+        c.n_bins = n.integer("n_bins", 16, 1, max_blob_bins);
         break;
     case EncodingName::Identity: c.kind = EncodingKind::Identity; break;
     default: read_grid(n, name, c);

@@ -18,17 +18,28 @@ uint64_t capped_power(uint32_t base, int exponent) {
 
 int round_up(int v, int multiple) { return (v + multiple - 1) / multiple * multiple; }
 
+// 0 for kinds whose outputs depend on several coordinates.
+int outputs_per_dim(const EncodingConfig& c) {
+    switch (c.kind) {
+    case EncodingKind::Grid:
+    case EncodingKind::SphericalHarmonics: return 0;
+    case EncodingKind::Frequency: return 2 * c.n_frequencies;
+    case EncodingKind::TriangleWave: return c.n_frequencies;
+    case EncodingKind::OneBlob: return c.n_bins;
+    default: return 1;
+    }
+}
 int outputs_of(const EncodingConfig& c, int n_in) {
     switch (c.kind) {
     case EncodingKind::Grid: return c.n_levels * c.n_features;
     case EncodingKind::SphericalHarmonics: return sh_coefficients(c.degree);
-    case EncodingKind::Frequency: return n_in * c.n_frequencies * 2;
-    default: return n_in;
+    default: return n_in * outputs_per_dim(c);
     }
 }
 
 void fill_grid(EncodingPart& part, const EncodingConfig& c, int aabb_scale, uint32_t& n_params) {
-    if (part.n_in != 3) fail("encoding: grids take 3 input dimensions here, not ", part.n_in);
+    if (part.n_in < min_grid_dims || part.n_in > max_grid_dims)
+        fail("encoding: grids take ", min_grid_dims, " to ", max_grid_dims, " input dimensions, not ", part.n_in);
     const auto levels = grid_levels(c, part.n_in, aabb_scale);
     part.grid_type = c.grid_type;
     part.interpolation = c.interpolation;
@@ -42,7 +53,8 @@ void fill_grid(EncodingPart& part, const EncodingConfig& c, int aabb_scale, uint
 } // namespace
 
 std::vector<GridLevel> grid_levels(const EncodingConfig& c, int n_dims, int aabb_scale) {
-    const float base = float(c.base_resolution);
+    const int base_resolution = c.base_resolution > 0 ? c.base_resolution : 1 << (c.log2_hashmap_size / n_dims);
+    const float base = float(base_resolution);
     float per_level = c.per_level_scale;
     if (per_level <= 0.0f && c.n_levels > 1)
         per_level = std::exp(std::log(finest_resolution * float(aabb_scale) / base) / float(c.n_levels - 1));
@@ -59,7 +71,7 @@ std::vector<GridLevel> grid_levels(const EncodingConfig& c, int n_dims, int aabb
         uint64_t entries = (dense + 7) / 8 * 8;
         if (c.grid_type == GridType::Hash) entries = std::min<uint64_t>(entries, uint64_t(1) << c.log2_hashmap_size);
         if (c.grid_type == GridType::Tiled)
-            entries = std::min(entries, capped_power(uint32_t(c.base_resolution), n_dims));
+            entries = std::min(entries, capped_power(uint32_t(base_resolution), n_dims));
         level.hashed = c.grid_type == GridType::Hash && entries < dense;
         level.offset = uint32_t(offset);
         level.entries = uint32_t(entries);
@@ -75,6 +87,8 @@ std::vector<GridLevel> grid_levels(const EncodingConfig& c, int n_dims, int aabb
 EncodingShape encoding_shape(const std::vector<EncodingConfig>& configs, int n_in, int padding, int aabb_scale) {
     if (configs.size() > max_encoding_parts)
         fail("encoding: a composite of ", configs.size(), " parts; at most ", max_encoding_parts, " are supported");
+    if (n_in < 1 || n_in > max_input_dims)
+        fail("encoding: an input of ", n_in, " dimensions; 1 to ", max_input_dims, " are supported");
     EncodingShape s;
     s.n_in = n_in;
     for (const auto& c : configs) {
@@ -90,7 +104,7 @@ EncodingShape encoding_shape(const std::vector<EncodingConfig>& configs, int n_i
         part.out_begin = s.n_out;
         part.n_out = outputs_of(c, part.n_in);
         part.degree = c.degree;
-        part.n_frequencies = c.n_frequencies;
+        part.outputs_per_dim = outputs_per_dim(c);
         if (c.kind == EncodingKind::Grid) fill_grid(part, c, aabb_scale, s.n_params);
         s.n_out += part.n_out;
         s.parts[s.n_parts++] = part;

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <ngp/core/config.h>
+#include <ngp/formulas/frequency.h>
+#include <ngp/formulas/one_blob.h>
+#include <ngp/formulas/triangle_wave.h>
 #include <ngp/formulas/vec.h>
 #include <vector>
 
@@ -9,12 +12,14 @@ namespace ngp {
 
 constexpr int max_encoding_parts = 4;
 constexpr int max_encoding_width = 512;
+constexpr int max_input_dims = 4;
 
 struct EncodingPart {
     EncodingKind kind = EncodingKind::Identity;
     int in_begin = 0, n_in = 0;   // input dimensions it reads
     int out_begin = 0, n_out = 0; // outputs it writes
-    int degree = 0, n_frequencies = 0;
+    int degree = 0;               // SphericalHarmonics
+    int outputs_per_dim = 0;      // of kinds whose outputs depend on one coordinate: coordinate_output()
     // Grid
     GridType grid_type = GridType::Hash;
     Interpolation interpolation = Interpolation::Linear;
@@ -22,6 +27,24 @@ struct EncodingPart {
     uint32_t param_begin = 0; // first parameter within the encoding's own
     GridLevel levels[max_grid_levels] = {};
 };
+
+// Output j of one coordinate, of `outputs_per_dim`, for every kind but Grid and SphericalHarmonics; and its derivative.
+NGP_HD float coordinate_output(const EncodingPart& part, float x, int j) {
+    switch (part.kind) {
+    case EncodingKind::Frequency: return frequency_output(x, j);
+    case EncodingKind::TriangleWave: return triangle_wave(x, j);
+    case EncodingKind::OneBlob: return one_blob(x, j, part.outputs_per_dim);
+    default: return x;
+    }
+}
+NGP_HD float coordinate_slope(const EncodingPart& part, float x, int j) {
+    switch (part.kind) {
+    case EncodingKind::Frequency: return frequency_slope(x, j);
+    case EncodingKind::TriangleWave: return triangle_wave_slope(x, j);
+    case EncodingKind::OneBlob: return one_blob_slope(x, j, part.outputs_per_dim);
+    default: return 1.0f;
+    }
+}
 
 // A composite of parts. Inputs are in [0,1]; spherical harmonics take 2x-1. Outputs are followed by padding (D.3: zeros
 // after a grid, ones otherwise; before the coefficients of a last spherical-harmonics part).

@@ -72,8 +72,8 @@ ModelView DeviceModel::averaged(Activation rgb, Activation density) const {
     return view(averaged_.data(), averaged_.data() + optimizer_->n_matrix_padded(), rgb, density);
 }
 void DeviceModel::refresh_averaged(uint32_t matrix_steps, uint32_t encoding_steps) {
-    optimizer_->launch_averaged(matrix_steps, encoding_steps, averaged_.data(),
-                                averaged_.data() + optimizer_->n_matrix_padded());
+    optimizer_->launch_averaged(matrix_steps, encoding_steps,
+                                {averaged_.data(), averaged_.data() + optimizer_->n_matrix_padded()});
 }
 
 ScratchView DeviceModel::render_scratch(const ModelView& view, bool normals) {

@@ -207,10 +207,6 @@ struct ToHalves {
     NGP_HD void operator()(int64_t i) const { to[i] = __float2half_rn(from[i]); }
 };
 
-// Powers of a decay below one are negligible (1e-13) from here on.
-int table_length(double decay) {
-    return decay <= 0.0 || decay >= 1.0 ? 2 : std::min(1 << 16, int(-30.0 / std::log(decay)) + 2);
-}
 float debias_of(const AdamSettings& s, uint32_t steps) {
     return s.ema_decay > 0.0f && steps > 0 ? float(1.0 / (1.0 - std::pow(double(s.ema_decay), double(steps)))) : 0.0f;
 }
@@ -258,8 +254,8 @@ DeviceOptimizer::DeviceOptimizer(Context& context, const AdamSettings& settings,
         float_gradient_ = {context, float_params(), "gradients"};
         half_gradient_ = {context, int64_t(n_encoding_) - float_params(), "gradients"};
     }
-    step_size_ = {context, table_length(std::max(settings.beta1, settings.beta2)), "the optimizer"};
-    std::vector<float> power(size_t(table_length(settings.ema_decay)));
+    step_size_ = {context, optimizer_table_length(std::max(settings.beta1, settings.beta2)), "the optimizer"};
+    std::vector<float> power(size_t(optimizer_table_length(settings.ema_decay)));
     for (size_t k = 0; k < power.size(); ++k) power[k] = float(std::pow(double(settings.ema_decay), double(k)));
     ema_power_ = {context, int64_t(power.size()), "the optimizer"};
     ema_power_.upload(power);
@@ -313,13 +309,8 @@ std::vector<float> DeviceOptimizer::params() const {
 void DeviceOptimizer::prepare(uint32_t step) {
     const float rate = decayed_learning_rate(settings_, step);
     if (rate == table_rate_) return;
-    const double b1 = settings_.beta1, b2 = settings_.beta2;
     std::vector<float> sizes(size_t(step_size_.size()));
-    for (size_t t = 0; t < sizes.size(); ++t) {
-        const double correction =
-            t == 0 ? 1.0 : std::sqrt(1.0 - std::pow(b2, double(t))) / (1.0 - std::pow(b1, double(t)));
-        sizes[t] = float(rate * correction);
-    }
+    for (size_t t = 0; t < sizes.size(); ++t) sizes[t] = float(bias_corrected(settings_, rate, uint32_t(t)));
     step_size_.upload(sizes); // in the order of the stream: after the steps before
     table_rate_ = rate;
 }
@@ -353,35 +344,24 @@ void DeviceOptimizer::launch(const StepState* state, int blocks, NerfOptimizer::
     check(cudaGetLastError(), "launch of the optimizer");
 }
 
-void DeviceOptimizer::launch_averaged(uint32_t matrix_steps, uint32_t encoding_steps, half* matrices, half* encoding) {
+void DeviceOptimizer::launch_averaged(uint32_t matrix_steps, uint32_t encoding_steps, const Averages& to) {
     for_each(context_.stream(), int64_t(n_matrix_),
-             AverageMatrix{matrix_weight_.data(), matrix_average_.data(), debias_of(settings_, matrix_steps), matrices,
-                           nullptr});
+             AverageMatrix{matrix_weight_.data(), matrix_average_.data(), debias_of(settings_, matrix_steps),
+                           to.matrix_halves, to.matrix_floats});
     for_features(n_features_, [&]<int F>() {
         for_each(context_.stream(), n_entries_,
                  AverageEntry<F>{reinterpret_cast<const EntryRecord<F>*>(records_.data()),
                                  {ema_power_.data(), ema_power_.size()},
                                  encoding_steps,
                                  debias_of(settings_, encoding_steps),
-                                 encoding,
-                                 nullptr});
+                                 to.encoding_halves,
+                                 to.encoding_floats});
     });
 }
 
 std::vector<float> DeviceOptimizer::averaged(uint32_t matrix_steps, uint32_t encoding_steps) {
     DeviceArray<float> out(context_, int64_t(n_matrix_ + n_encoding_), "averaged parameters");
-    for_each(context_.stream(), int64_t(n_matrix_),
-             AverageMatrix{matrix_weight_.data(), matrix_average_.data(), debias_of(settings_, matrix_steps), nullptr,
-                           out.data()});
-    for_features(n_features_, [&]<int F>() {
-        for_each(context_.stream(), n_entries_,
-                 AverageEntry<F>{reinterpret_cast<const EntryRecord<F>*>(records_.data()),
-                                 {ema_power_.data(), ema_power_.size()},
-                                 encoding_steps,
-                                 debias_of(settings_, encoding_steps),
-                                 nullptr,
-                                 out.data() + n_matrix_});
-    });
+    launch_averaged(matrix_steps, encoding_steps, {nullptr, nullptr, out.data(), out.data() + n_matrix_});
     return out.download();
 }
 

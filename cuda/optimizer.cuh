@@ -45,8 +45,12 @@ class DeviceOptimizer {
     // table's gradient. Capturable. Counters in `state` are advanced by the caller afterwards.
     void launch(const StepState* state, int blocks, NerfOptimizer::Trained trained);
 
-    // Averaged weights with the counters of finished steps: as halves, for rendering, or as canonical floats.
-    void launch_averaged(uint32_t matrix_steps, uint32_t encoding_steps, half* matrices, half* encoding);
+    // Averaged weights with the counters of finished steps: as halves, for rendering, as floats, or both (null: not).
+    struct Averages {
+        half *matrix_halves = nullptr, *encoding_halves = nullptr;
+        float *matrix_floats = nullptr, *encoding_floats = nullptr;
+    };
+    void launch_averaged(uint32_t matrix_steps, uint32_t encoding_steps, const Averages& to);
     std::vector<float> averaged(uint32_t matrix_steps, uint32_t encoding_steps);
 
     // The CPU's form (stages/optimizer.h), for snapshots.

@@ -32,8 +32,4 @@ using RenderLauncher = void (*)(Context& context, const RenderJob& job, bool nor
 // Bytes of scratch with which the launcher fills the device; 0 for policies that need none.
 using RenderScratch = int64_t (*)(const Context& context, const ModelView& model, bool normals);
 
-// Every shape (render_general.cu).
-void render_general(Context& context, const RenderJob& job, bool normals);
-int64_t render_general_scratch(const Context& context, const ModelView& model, bool normals);
-
 } // namespace ngp::cuda

@@ -120,7 +120,7 @@ class CpuNerfEngine final : public NerfEngine {
         const StepPlan plan = plan_step(batch_size);
         averaged_fresh_ = false;
         last_step_ = training_step(*this, plan);
-        adapt_rays(last_step_, batch_size);
+        state_.rays_per_batch = next_ray_count(last_step_.rays, last_step_.samples, batch_size);
         ++state_.step;
         state_.loss = last_step_.loss;
         ++times_.steps;
@@ -420,14 +420,6 @@ class CpuNerfEngine final : public NerfEngine {
         p.composite.regularizer = 1e-4f * float(p.n_rays) / 128.0f;
         p.composite.encourage_density = occupancy_.mean() < occupancy_threshold;
         return p;
-    }
-
-    // E.4: as many rays as would have filled the batch, to a multiple of 256 where there are that many.
-    void adapt_rays(const StepResult& r, int64_t batch_size) {
-        const int64_t samples = std::max<int64_t>(1, r.samples);
-        int64_t rays = (r.rays * batch_size + samples - 1) / samples;
-        if (rays > 1024) rays = (rays + 255) / 256 * 256;
-        state_.rays_per_batch = int(std::clamp<int64_t>(rays, 8, std::max<int64_t>(8, batch_size)));
     }
 
     void scatter_tiles() {

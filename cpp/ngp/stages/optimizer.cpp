@@ -10,18 +10,17 @@ namespace {
 
 constexpr int64_t entries_per_task = 1 << 14;
 
+} // namespace
+
 double bias_corrected(const AdamSettings& s, double learning_rate, uint32_t t) {
     return t == 0
                ? learning_rate
                : learning_rate * std::sqrt(1.0 - std::pow(double(s.beta2), t)) / (1.0 - std::pow(double(s.beta1), t));
 }
 
-// Powers of a decay below one are negligible (1e-13) from here on.
-int table_length(double decay) {
+int optimizer_table_length(double decay) {
     return decay <= 0.0 || decay >= 1.0 ? 2 : std::min(1 << 16, int(-30.0 / std::log(decay)) + 2);
 }
-
-} // namespace
 
 float decayed_learning_rate(const AdamSettings& s, uint32_t steps) {
     if (s.decay_base == 1.0f || steps < uint32_t(s.decay_start)) return s.learning_rate;
@@ -52,13 +51,13 @@ void NerfOptimizer::reset(const AdamSettings& settings, size_t n_matrix, const E
         state_begin += size_t(n) * optimizer_record(part.n_features);
     }
     entries_.assign(state_begin, 0.0f);
-    ema_power_.resize(table_length(settings.ema_decay));
+    ema_power_.resize(optimizer_table_length(settings.ema_decay));
     for (size_t k = 0; k < ema_power_.size(); ++k)
         ema_power_[k] = float(std::pow(double(settings.ema_decay), double(k)));
 }
 
 void NerfOptimizer::fill_tables(float learning_rate) {
-    step_size_.resize(table_length(std::max(settings_.beta1, settings_.beta2)));
+    step_size_.resize(optimizer_table_length(std::max(settings_.beta1, settings_.beta2)));
     for (size_t t = 0; t < step_size_.size(); ++t)
         step_size_[t] = float(bias_corrected(settings_, learning_rate, uint32_t(t)));
 }

@@ -262,8 +262,9 @@ void bind_stages(py::module_& m) {
     m.def("march", march, py::arg("grid"), py::arg("origin"), py::arg("direction"), py::arg("cone_angle"),
           py::arg("t_start"), py::arg("t_end"), py::arg("training"));
     m.def("occupancy_bits", occupancy_bits, py::arg("grid"), py::arg("device") = "cpu");
-    m.def("occupancy_clearance", occupancy_clearance, py::arg("grid"), py::arg("device") = "cpu",
-          "A byte for each 64 cells: by how many blocks of 4x4x4 cells all around them space is empty (OccupancyView).");
+    m.def(
+        "occupancy_clearance", occupancy_clearance, py::arg("grid"), py::arg("device") = "cpu",
+        "A byte for each 64 cells: by how many blocks of 4x4x4 cells all around them space is empty (OccupancyView).");
     m.def("stepping", [](float cone_angle, float t, float steps) {
         const Stepping s = Stepping::with_cone_angle(cone_angle);
         return py::make_tuple(s.n_of_t(t), s.step_length(t), s.advance(t, steps));

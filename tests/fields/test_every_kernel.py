@@ -1,4 +1,4 @@
-"""What compute-sanitizer is run on: every kernel of the engine and every instance of its templates, with little work.
+"""What compute-sanitizer is run on: every kernel of cuda/ and every instance of its templates, with little work.
 
     compute-sanitizer --tool memcheck|racecheck|initcheck python -m pytest tests/fields/test_every_kernel.py
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_fused_backward(width, n_hidden, device):
 # --- the engine
 
 
+@cache
 def ball(radius: float, cascades: int) -> np.ndarray:
     """Occupancy values with nothing but a ball in the middle of the finest cascade."""
     centre = occupancy.cell_centre(occupancy.morton_inverse(np.arange(occupancy.N_CELLS)), 0)
@@ -124,6 +126,7 @@ def started(config: dict[str, Any], device: str, folder: Path, deterministic: bo
     path.write_bytes(msgpack.packb(document))
     testbed.load_snapshot(path)
     assert testbed.training_step == STEP
+    testbed.nerf.training.occupancy_schedule = OccupancySchedule.Budgeted  # small updates: before steps 272, 288, ...
     return testbed
 
 
@@ -142,8 +145,6 @@ def test_engine(name, device, folder):
     deterministic = name in ("16", "general")
     testbed = started(SMALL_CONFIG | sections, device, folder, deterministic, aabb_scale)
     training = testbed.nerf.training
-    if device != "cpu":
-        training.occupancy_schedule = OccupancySchedule.Budgeted  # where it is small: steps 272, 288, ...
     testbed.fit(3, batch_size=256)
     assert testbed.stats()["samples_per_step"] > 0 and np.isfinite(testbed.loss) and testbed.loss > 0
     training.occupancy_schedule = OccupancySchedule.Specification  # without visits by training; no update before 288
@@ -185,8 +186,14 @@ def test_device_arrays(cuda, folder):
     testbed = started(SMALL_CONFIG, cuda, folder, False, 1)
     rgb = testbed.render_channels(poses(1)[0], 9, 5, fov_x=15, out="device")["rgb"]
     assert rgb.shape == (5, 9, 3) and np.all(np.isfinite(rgb.numpy()))
-    density = testbed.query(rgb[0], out="device")
+    density = testbed.query(rgb[0])
     assert density.shape == (9,) and np.all(np.isfinite(density.numpy()))
     testbed.set_images([rgb, rgb], poses(2), (25.0, 25.0, 4.5, 2.5))
     testbed.fit(1, batch_size=256)
     assert np.isfinite(testbed.loss)
+
+
+def test_ceilings(cuda):
+    """What benchmarks measure a device with."""
+    ceilings = stages.cuda_ceilings(cuda)
+    assert len(ceilings) == 4 and min(ceilings.values()) > 0

@@ -34,7 +34,7 @@ WIDTHS = (16, 32, 64, 128)
 # 34; width 64: 77 45 30, 104 63 43, 39 to 48.
 SMALLER = {16: (36,), 32: (44, 36), 64: (70, 55, 42), 128: (64,)}
 GRID = {"otype": "HashGrid", "n_levels": 4, "log2_hashmap_size": 8, "base_resolution": 5, "per_level_scale": 1.6}
-STEP = 272  # there an update of the occupancy grid takes few samples: 256 of a step, times 16 steps, by 3
+STEP, BATCH = 272, 1024  # an update of the occupancy grid then takes 5461 samples: those of 16 steps, by 3
 
 
 def stages_of_training(config: dict[str, Any], device: str, deterministic: bool, max_shared_bytes: int = 0) -> None:
@@ -113,7 +113,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def started(config: dict[str, Any], device: str, folder: Path, deterministic: bool, aabb_scale: int) -> Testbed:
-    """A model at STEP with an occupancy grid that is nearly empty, about to train on some hundred rays."""
+    """A model at STEP with an occupancy grid that is nearly empty: few samples, many rays."""
     testbed = Testbed(config=config, device=device, deterministic=deterministic)
     scene(testbed, aabb_scale)
     path = folder / "start.msgpack"
@@ -121,8 +121,7 @@ def started(config: dict[str, Any], device: str, folder: Path, deterministic: bo
     document = msgpack.unpackb(path.read_bytes())
     state = document["snapshot"]
     state["training_step"] = STEP
-    state["density_grid_binary"] = ball(0.1, aabb_scale.bit_length()).tobytes()
-    state["nerf"]["rgb"] = {"rays_per_batch": 300}  # more than one block orders
+    state["density_grid_binary"] = ball(0.05, aabb_scale.bit_length()).tobytes()
     path.write_bytes(msgpack.packb(document))
     testbed.load_snapshot(path)
     assert testbed.training_step == STEP
@@ -145,17 +144,19 @@ def test_engine(name, device, folder):
     deterministic = name in ("16", "general")
     testbed = started(SMALL_CONFIG | sections, device, folder, deterministic, aabb_scale)
     training = testbed.nerf.training
-    testbed.fit(3, batch_size=256)
+    rays: list[int] = []
+    testbed.fit(4, batch_size=BATCH, callback=lambda t: rays.append(t.stats()["rays_per_step"]))
+    assert max(rays) > 256  # so many a block orders
     assert testbed.stats()["samples_per_step"] > 0 and np.isfinite(testbed.loss) and testbed.loss > 0
     training.occupancy_schedule = OccupancySchedule.Specification  # without visits by training; no update before 288
     testbed.set_profiling(True)
-    testbed.fit(1, batch_size=256)
+    testbed.fit(1, batch_size=BATCH)
     testbed.set_profiling(False)
     testbed.shall_train_encoding = False
-    testbed.fit(2, batch_size=512)
+    testbed.fit(2, batch_size=BATCH // 2)
     assert np.isfinite(testbed.loss)
 
-    channels = testbed.render_channels(poses(1)[0], 9, 5, fov_x=15, spp=2)
+    channels = testbed.render_channels(poses(1)[0], 9, 5, fov_x=10, spp=2)
     rgba, depth = testbed.render_with_depth(9, 5, 1, False)
     assert all(np.all(np.isfinite(a)) for a in (channels["rgb"], channels["normal"], rgba, depth))
     assert channels["alpha"].max() > 0
@@ -168,7 +169,7 @@ def test_engine(name, device, folder):
     path = folder / "state.msgpack"
     testbed.save_snapshot(path, include_optimizer_state=True, compress=False)
     params = testbed.params()
-    testbed.fit(1, batch_size=512)
+    testbed.fit(1, batch_size=BATCH)
     testbed.load_snapshot(path)
     assert np.array_equal(testbed.params(), params)
 
@@ -184,12 +185,12 @@ def test_occupancy(device):
 def test_device_arrays(cuda, folder):
     """Results that stay on the device; arguments that lie there, and are looked at for what is not finite."""
     testbed = started(SMALL_CONFIG, cuda, folder, False, 1)
-    rgb = testbed.render_channels(poses(1)[0], 9, 5, fov_x=15, out="device")["rgb"]
+    rgb = testbed.render_channels(poses(1)[0], 9, 5, fov_x=10, out="device")["rgb"]
     assert rgb.shape == (5, 9, 3) and np.all(np.isfinite(rgb.numpy()))
     density = testbed.query(rgb[0])
     assert density.shape == (9,) and np.all(np.isfinite(density.numpy()))
     testbed.set_images([rgb, rgb], poses(2), (25.0, 25.0, 4.5, 2.5))
-    testbed.fit(1, batch_size=256)
+    testbed.fit(1, batch_size=BATCH)
     assert np.isfinite(testbed.loss)
 
 

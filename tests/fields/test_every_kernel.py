@@ -139,7 +139,7 @@ ENGINES = {
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_engine(name, device, folder):
-    """Training with and without captured steps, pictures, queries and snapshots; bytes repeat if they should."""
+    """Training with and without captured steps, pictures, queries and snapshots; gradients added up either way."""
     sections, aabb_scale = ENGINES[name]
     deterministic = name in ("16", "general")
     testbed = started(SMALL_CONFIG | sections, device, folder, deterministic, aabb_scale)

@@ -161,11 +161,11 @@ def assert_same_training(losses: Sequence[float], others: Sequence[float]) -> No
     """Losses of two trainings by the budgeted schedule and the same rays, whose sums are rounded differently.
 
     Adam turns small gradients, of which halves lose some digits, into whole steps: 3 %, where other rays differ by 8 %
-    (one standard deviation); 0.6 % was seen on an H100. That is up to the first occupancy update after a step: cells near the
-    threshold then fall on either side, rays get other samples, batches other rays, and what was small grows to what
-    other rays give. From there on the mean must agree. Over 92 steps it has a standard deviation of 4 % with the small
-    network (10 seeds on the CPU) and 4.8 % with base_14 (5 seeds), the quotient of two of 6.8 % at most: four of those.
-    And both trainings must get somewhere: 0.20 to 0.32 seen.
+    (one standard deviation); 0.6 % was seen on an H100. That is up to the first occupancy update after a step: cells
+    near the threshold then fall on either side, rays get other samples, batches other rays, and what was small grows to
+    what other rays give. From there on the mean must agree. Over 92 steps it has a standard deviation of 4 % with the
+    small network (10 seeds on the CPU) and 4.8 % with base_14 (5 seeds), the quotient of two of 6.8 % at most: four of
+    those. And both trainings must get somewhere: 0.20 to 0.32 seen.
     """
     a, b = np.array(losses), np.array(others)
     np.testing.assert_allclose(a[:UPDATE], b[:UPDATE], rtol=0.03)

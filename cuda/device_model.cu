@@ -11,7 +11,6 @@ GridShape grid_shape(const EncodingPart& part) {
     std::copy_n(part.levels, part.n_levels, g.levels);
     g.n_levels = part.n_levels;
     g.n_features = part.n_features;
-    while (g.n_dense < g.n_levels && !g.levels[g.n_dense].hashed) ++g.n_dense;
     g.type = part.grid_type;
     g.interpolation = part.interpolation;
     g.in_begin = part.in_begin;

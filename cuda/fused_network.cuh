@@ -76,7 +76,7 @@ class FusedNetwork {
     };
 
   public:
-    static constexpr int threads = 128;
+    static constexpr int threads = 256;
 
     static int64_t shared_bytes(const ModelView& m) {
         return weight_bytes(m.rgb.n_layers - 1) + int64_t(threads / 32) * int64_t(sizeof(Staging));
@@ -204,23 +204,28 @@ class FusedNetwork {
         else
             encode_levels<2>(x, row);
     }
-    template <int F, LevelIndex Index>
-    __device__ void encode_level(int l, Vec3 x, half* row) const {
+    template <int F>
+    __device__ void combine_level(int l, const LevelEntries<F>& got, half* row) const {
         __half2 value[F / 2];
-        interpolate_halves<F, Index>(model_.grid, l, model_.encoding, x, value);
+        combine<F>(model_.grid.interpolation, got, value);
         if constexpr (F == 4)
             *reinterpret_cast<uint2*>(row + 4 * l) = make_uint2(as_bits(value[0]), as_bits(value[1]));
         else
             *reinterpret_cast<uint32_t*>(row + 2 * l) = as_bits(value[0]);
     }
+    // A level's entries are on their way while those of the level before are combined. No more of them, and nothing
+    // unrolled: a kernel whose loop does not fit the instruction cache waits for instructions (render_kernel.cuh).
     template <int F>
     __device__ void encode_levels(Vec3 x, half* row) const {
-        const int n = model_.grid.n_levels, n_dense = model_.grid.n_dense;
-        // As many levels at once as there are registers for their entries: latency of the gathers is what this costs.
-#pragma unroll 3
-        for (int l = 0; l < n_dense; ++l) encode_level<F, LevelIndex::Dense>(l, x, row);
-#pragma unroll 5
-        for (int l = n_dense; l < n; ++l) encode_level<F, LevelIndex::Hashed>(l, x, row);
+        const int n = model_.grid.n_levels;
+        LevelEntries<F> here, next;
+        gather<F>(model_.grid, 0, model_.encoding, x, next);
+#pragma unroll 1
+        for (int l = 0; l < n; ++l) {
+            here = next;
+            if (l + 1 < n) gather<F>(model_.grid, l + 1, model_.encoding, x, next);
+            combine_level<F>(l, here, row);
+        }
         for (int i = n * F; i < fused_encoded; i += 2) *reinterpret_cast<uint32_t*>(row + i) = 0;
     }
     template <int F>

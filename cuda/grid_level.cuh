@@ -62,16 +62,15 @@ struct LevelCell {
     float fraction[3];
 };
 
-// What the caller knows of a level's index: nothing, or that it is hashed, or that it is dense. Without branches, loads
-// of several levels can be under way at once.
-enum class LevelIndex { Any, Hashed, Dense };
-
-// `x` is in the unit cube.
-template <LevelIndex Index = LevelIndex::Any>
+// `x` is in the unit cube. Entries are what find_grid_cell() computes, but without a division where none is needed: a
+// hashed level has a power of two of entries, and a dense index exceeds their number by less than that number (corners
+// reach `resolution`). Tiled: whether the level may be of that type, whose corners need one; code that is never run
+// still takes its place in the instruction cache.
+template <bool Tiled = true>
 NGP_HD LevelCell find_cell(const GridLevel& level, GridType type, Vec3 x) {
     LevelCell c;
     const uint32_t resolution = level.resolution, entries = level.entries;
-    const bool hashed = Index == LevelIndex::Any ? level.hashed != 0 : Index == LevelIndex::Hashed;
+    const bool hashed = level.hashed != 0;
     const uint32_t stride[3] = {1u, hashed ? 2654435761u : resolution, hashed ? 805459861u : resolution * resolution};
     uint32_t low[3], high[3];
     NGP_UNROLL
@@ -79,20 +78,19 @@ NGP_HD LevelCell find_cell(const GridLevel& level, GridType type, Vec3 x) {
         low[d] = grid_cell(level.scale, x[d], c.fraction[d]) * stride[d];
         high[d] = low[d] + stride[d];
     }
-    // What find_grid_cell() computes, but without a division where none is needed: a hashed level has a power of two of
-    // entries, and a dense index exceeds their number by less than that number (corners reach `resolution`).
+    auto corner = [&](int k, int d) { return k >> d & 1 ? high[d] : low[d]; };
+    if (hashed) {
+        NGP_UNROLL
+        for (int k = 0; k < 8; ++k) c.entry[k] = (corner(k, 0) ^ corner(k, 1) ^ corner(k, 2)) & (entries - 1);
+        return c;
+    }
     NGP_UNROLL
     for (int k = 0; k < 8; ++k) {
-        const uint32_t i = k & 1 ? high[0] : low[0], j = k & 2 ? high[1] : low[1], l = k & 4 ? high[2] : low[2];
-        if (hashed) {
-            c.entry[k] = (i ^ j ^ l) & (entries - 1);
-        } else {
-            const uint32_t index = i + j + l;
-            if (Index == LevelIndex::Any && type == GridType::Tiled)
-                c.entry[k] = index % entries;
-            else
-                c.entry[k] = index >= entries ? index - entries : index;
-        }
+        const uint32_t index = corner(k, 0) + corner(k, 1) + corner(k, 2);
+        if (Tiled && type == GridType::Tiled)
+            c.entry[k] = index % entries;
+        else
+            c.entry[k] = index >= entries ? index - entries : index;
     }
     return c;
 }
@@ -110,11 +108,11 @@ NGP_HD void corner_weights(Interpolation mode, const LevelCell& cell, float (&we
 }
 
 // Interpolated features of a level; `table` is the grid's.
-template <int F, LevelIndex Index = LevelIndex::Any>
+template <int F>
 NGP_HD void interpolate(const GridLevel& level, GridType type, Interpolation mode, const half* table, Vec3 x,
                         float (&out)[F]) {
     const half* level_table = table + size_t(level.offset) * F;
-    const LevelCell cell = find_cell<Index>(level, type, x);
+    const LevelCell cell = find_cell(level, type, x);
     float entry[8][F], weight[8];
     NGP_UNROLL
     for (int k = 0; k < 8; ++k) load_halves<F>(level_table + size_t(cell.entry[k]) * F, entry[k]);
@@ -127,27 +125,34 @@ NGP_HD void interpolate(const GridLevel& level, GridType type, Interpolation mod
         for (int f = 0; f < F; ++f) out[f] += weight[k] * entry[k][f];
     }
 }
-template <int F, LevelIndex Index = LevelIndex::Any>
+template <int F>
 NGP_HD void interpolate(const GridShape& grid, int l, const half* table, Vec3 x, float (&out)[F]) {
-    interpolate<F, Index>(grid.levels[l], grid.type, grid.interpolation, table, x, out);
+    interpolate<F>(grid.levels[l], grid.type, grid.interpolation, table, x, out);
 }
 
-// The same in half arithmetic, for networks that take halves anyway: half the instructions. The result is within
-// 11 * 2^-11 of the largest feature of the cell: three roundings of a weight, eight of partial sums.
-template <int F, LevelIndex Index>
-__device__ __forceinline__ void interpolate_halves(const GridShape& grid, int l, const half* table, Vec3 x,
-                                                   __half2 (&out)[F / 2]) {
+// The same in half arithmetic, for networks that take halves anyway: half the instructions. In two parts, so that a
+// level's entries can be on their way while another's are combined. The result is within 11 * 2^-11 of the largest
+// feature of the cell: three roundings of a weight, eight of partial sums. Not for tiled grids.
+template <int F>
+struct LevelEntries {
+    typename HalfWord<F>::type entry[8];
+    float fraction[3];
+};
+template <int F>
+__device__ __forceinline__ void gather(const GridShape& grid, int l, const half* table, Vec3 x, LevelEntries<F>& got) {
     const GridLevel& level = grid.levels[l];
-    const half* level_table = table + size_t(level.offset) * F;
-    const LevelCell cell = find_cell<Index>(level, grid.type, x);
-    using Word = typename HalfWord<F>::type;
-    Word entry[8];
+    const auto* level_table = reinterpret_cast<const typename HalfWord<F>::type*>(table) + level.offset;
+    const LevelCell cell = find_cell<false>(level, grid.type, x);
 #pragma unroll
-    for (int k = 0; k < 8; ++k)
-        entry[k] = __ldg(reinterpret_cast<const Word*>(level_table + size_t(cell.entry[k]) * F));
+    for (int k = 0; k < 8; ++k) got.entry[k] = __ldg(level_table + cell.entry[k]);
+#pragma unroll
+    for (int d = 0; d < 3; ++d) got.fraction[d] = cell.fraction[d];
+}
+template <int F>
+__device__ __forceinline__ void combine(Interpolation mode, const LevelEntries<F>& got, __half2 (&out)[F / 2]) {
     float high[3];
 #pragma unroll
-    for (int d = 0; d < 3; ++d) high[d] = interpolation_weight(grid.interpolation, cell.fraction[d]);
+    for (int d = 0; d < 3; ++d) high[d] = interpolation_weight(mode, got.fraction[d]);
     const __half2 along_x = __floats2half2_rn(1.0f - high[0], high[0]);
 #pragma unroll
     for (int i = 0; i < F / 2; ++i) out[i] = __half2{};
@@ -156,8 +161,8 @@ __device__ __forceinline__ void interpolate_halves(const GridShape& grid, int l,
         const float yz = (k & 1 ? high[1] : 1.0f - high[1]) * (k & 2 ? high[2] : 1.0f - high[2]);
         const __half2 weight = __hmul2(along_x, __float2half2_rn(yz));
         __half2 low[F / 2], up[F / 2];
-        memcpy(low, &entry[2 * k], sizeof low);
-        memcpy(up, &entry[2 * k + 1], sizeof up);
+        memcpy(low, &got.entry[2 * k], sizeof low);
+        memcpy(up, &got.entry[2 * k + 1], sizeof up);
 #pragma unroll
         for (int i = 0; i < F / 2; ++i) {
             out[i] = __hfma2(__low2half2(weight), low[i], out[i]);

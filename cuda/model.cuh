@@ -37,7 +37,6 @@ using half = __half;
 struct GridShape {
     GridLevel levels[max_grid_levels];
     int n_levels = 0, n_features = 0;
-    int n_dense = 0; // the first levels, which are not hashed
     GridType type = GridType::Hash;
     Interpolation interpolation = Interpolation::Linear;
     int in_begin = 0, n_in = 3; // axes of the position
@@ -83,16 +82,13 @@ inline bool fused(const EncodingShape& position, const EncodingShape& direction,
     const bool one_grid = position.n_parts == 1 && grid.kind == EncodingKind::Grid &&
                           takes_find_cell(grid.n_in, grid.interpolation) && grid.grid_type != GridType::Tiled &&
                           grid.n_features <= 4 && grid.n_features >= 2 && position.n_out_padded <= 32;
-    // Hashed levels come after the dense ones: the encoder takes them in two loops.
-    bool ordered = true;
-    for (int l = 1; l < grid.n_levels; ++l) ordered &= grid.levels[l].hashed >= grid.levels[l - 1].hashed;
     const bool harmonics = direction.n_parts == 1 && sh.kind == EncodingKind::SphericalHarmonics && sh.degree == 4 &&
                            direction.n_out_padded == 16;
     const int w = density.width;
     const bool width = w == rgb.width && (w == 16 || w == 32 || w == 64 || w == 128);
-    return one_grid && ordered && harmonics && width && density.n_layers == 2 && rgb.n_layers >= 2 &&
-           rgb.n_layers <= 3 && density.hidden_relu && rgb.hidden_relu && density.n_out == 16 && rgb.n_out == 16 &&
-           rgb.n_in == 32 && density.n_in == position.n_out_padded;
+    return one_grid && harmonics && width && density.n_layers == 2 && rgb.n_layers >= 2 && rgb.n_layers <= 3 &&
+           density.hidden_relu && rgb.hidden_relu && density.n_out == 16 && rgb.n_out == 16 && rgb.n_in == 32 &&
+           density.n_in == position.n_out_padded;
 }
 
 } // namespace ngp::cuda

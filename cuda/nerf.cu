@@ -30,7 +30,7 @@ class CudaNerfEngine final : public NerfEngine {
           timer_(options.device) {
         const DeviceGuard guard(context_.device());
         state_ = {context_, 1, "counters"};
-        ticket_ = {context_, 1, "counters"};
+        counters_ = {context_, 1, "counters"};
         results_ = PinnedArray<StepResult>(n_results);
         check(cudaStreamCreateWithFlags(&side_stream_, cudaStreamNonBlocking), "stream");
         check(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event");
@@ -543,7 +543,9 @@ class CudaNerfEngine final : public NerfEngine {
         job.linear_colors = r.linear_colors;
         job.space = r.space;
         job.pixels = frame_.data();
-        job.ticket = ticket_.data();
+        started_rays_.reserve(context_, render_rays(r.camera.width, r.camera.height), "the picture's rays");
+        job.rays = started_rays_.data();
+        job.counters = counters_.data();
         const ScratchView scratch = model_->render_scratch(job.model, r.normals);
         job.scratch = scratch.data;
         job.scratch_size = scratch.size;
@@ -564,9 +566,10 @@ class CudaNerfEngine final : public NerfEngine {
     int parity_ = 0;                             // of the step: which rays are its own
     bool marched_ = false, march_ahead_ = false; // this step's rays are there; the next one's will be
     DeviceArray<StepState> state_;
-    DeviceArray<uint32_t> ticket_;
     PinnedArray<StepResult> results_;
     DeviceArray<FramePixel> frame_;
+    DeviceArray<StartedRay> started_rays_;
+    DeviceArray<RenderCounters> counters_;
     DeviceArray<float> values_; // of results on their way to the host
     DeviceArray<Vec3> points_;  // of queries
     DeviceArray<RawSample> raw_;

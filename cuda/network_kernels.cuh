@@ -157,7 +157,7 @@ void launch_fused_backward(Context& context, const FusedBackwardJob& job) {
 
 template <typename Net>
 int64_t most_shared_bytes(const ModelView& model) {
-    return render_memory<Net> + Net::shared_bytes(model); // rendering needs the most
+    return Net::shared_bytes(model); // of every kernel
 }
 
 template <typename Net>

@@ -1,24 +1,19 @@
-// Rendering: one persistent kernel from pixels to averaged frame pixels, over a network policy (model.cuh). What it
-// computes is what the CPU's trace() and accumulate() compute, sample by sample.
+// Rendering: a persistent kernel from rays at their first sample to frame pixels, over a network policy (model.cuh).
+// What it computes is what the CPU's trace() and accumulate() compute, sample by sample.
 //
 // Almost all time goes into evaluating the network, which a warp does for 32 samples at once. So each lane keeps a ray
 // of its own, at its next sample, and the warp does three things by turns:
 //   march     lanes move on to their next occupied sample, a few steps at a time: a lane with far to go sits out one
 //             evaluation rather than hold up the others
-//   refill    lanes without a ray take one from the warp's queue. If that is empty, all 32 lanes make a ray each and
-//             take it through empty space to its first sample; those that get there form the queue. Whole tiles of
-//             pixels do so together: neighbouring rays, which take about as many steps, and rays that meet nothing
-//             never cost an evaluation.
+//   refill    when enough rays have ended, they are added to the frame and their lanes take others
 //   evaluate  and composite
-// A pixel's samples follow each other, whichever lanes trace them, and are summed in the frame: always in the same
-// order.
+// The loop must stay small: warps are at different places in it, and when it does not fit the instruction cache of a
+// multiprocessor (somewhere near 2,000 instructions on an H100) fetching instructions takes most of the time.
 #pragma once
 
 #include "render.cuh"
 
 #include <algorithm>
-#include <cfloat>
-#include <cstddef>
 #include <ngp/stages/compositing.h>
 
 namespace ngp::cuda {
@@ -29,11 +24,10 @@ constexpr uint32_t whole_warp = 0xffffffffu;
 
 // The warp marches on while more than one lane for each so many lanes at a sample is still on its way, but not more
 // than that many steps between two evaluations.
-constexpr int samples_per_straggler = 8;
+constexpr int samples_per_straggler = 4;
 constexpr int march_steps = 8;
-// Rounds of new rays between two evaluations. A round keeps all lanes busy, so nothing is lost by many; the limit is
-// for the end of a picture, where few warps with long rays decide the time.
-constexpr int refill_rounds = 8;
+// Lanes whose ray has ended wait until there are so many: what follows is code that the whole warp goes through.
+constexpr int idle_lanes = 4;
 // Blocks that must fit a multiprocessor: bounds registers to 128 a thread, unless the policy says otherwise.
 template <typename Net>
 constexpr int render_blocks = [] {
@@ -46,80 +40,13 @@ constexpr int render_blocks = [] {
 // As on the CPU: cells of the finest grid level whose gradient normals follow, in march steps.
 constexpr float normal_cell_steps = 2.0f;
 
-// --- pixels
-
-// The picture in tiles of 8x4 pixels, a warp's worth. Tickets number them in Z-order within squares of 8x8 tiles, and
-// those row by row; tiles beyond the picture's edge have no pixels.
-struct TileOrder {
-    int width, height;
-
-    static constexpr int tile_width = 8, tile_height = 4, square = 8; // square: in tiles
-
-    struct Tile {
-        int x, y; // of the first pixel
-    };
-    NGP_HD static uint32_t squares(int pixels, int side) { return uint32_t((pixels + side - 1) / side); }
-    NGP_HD uint32_t squares_x() const { return squares(width, tile_width * square); }
-    NGP_HD uint32_t count() const {
-        return squares_x() * squares(height, tile_height * square) * uint32_t(square * square);
-    }
-    NGP_HD Tile tile(uint32_t ticket) const {
-        const uint32_t within = ticket % uint32_t(square * square), s = ticket / uint32_t(square * square);
-        const uint32_t x = (within & 1u) | ((within >> 1) & 2u) | ((within >> 2) & 4u); // bits 0, 2, 4
-        const uint32_t y = ((within >> 1) & 1u) | ((within >> 2) & 2u) | ((within >> 3) & 4u);
-        return {int(s % squares_x() * uint32_t(square) + x) * tile_width,
-                int(s / squares_x() * uint32_t(square) + y) * tile_height};
-    }
-    NGP_HD bool contains(int x, int y) const { return x < width && y < height; }
-};
-
-// Sets the pixels of a tile to those of rays that met nothing; by all lanes. Word by word over the rows, because a lane
-// that writes its 36 bytes alone takes a memory transaction for each of their words.
-__device__ inline void clear_tile(const TileOrder& order, TileOrder::Tile tile, FramePixel* pixels, int lane) {
-    constexpr int words = sizeof(FramePixel) / sizeof(float), row = order.tile_width * words;
-    constexpr int depth = offsetof(FramePixel, depth_max_weight) / sizeof(float);
-    static_assert(words * sizeof(float) == sizeof(FramePixel) && row * order.tile_height % 32 == 0);
-    for (int i = lane; i < row * order.tile_height; i += 32) {
-        const int x = tile.x + i % row / words, y = tile.y + i / row, word = i % words;
-        if (order.contains(x, y))
-            reinterpret_cast<float*>(pixels + (size_t(y) * size_t(order.width) + size_t(x)))[word] =
-                word == depth ? max_depth : 0.0f;
-    }
-}
-
-struct PixelSample {
-    uint32_t pixel, sample; // row-major index; number within the pixel
-};
-
-// Where sums are kept: in the frame itself rather than in registers. A ray that is its pixel's only one, as most are,
-// does not read it, and does not write it either if it meets nothing.
-__device__ inline FramePixel sum_before(const RenderJob& job, PixelSample s) {
-    return s.sample == 0 ? FramePixel{} : job.pixels[s.pixel];
-}
-__device__ inline void store_sum(const RenderJob& job, PixelSample s, FramePixel sum) {
-    if (int(s.sample) + 1 == job.spp) {
-        const float scale = 1.0f / float(job.spp);
-        sum.rgb = sum.rgb * scale;
-        sum.alpha *= scale;
-        sum.depth_expected *= scale;
-        sum.normal = sum.normal * scale;
-    }
-    job.pixels[s.pixel] = sum;
-}
-__device__ inline void add_missed_ray(const RenderJob& job, PixelSample s) {
-    if (s.sample == 0) return; // clear_tile() did it
-    FramePixel sum = sum_before(job, s);
-    sum.depth_max_weight = max_depth;
-    store_sum(job, s, sum);
-}
-
 // --- rays
 
 // A lane's ray. What follows from the direction is computed again where it is needed, since all of this takes up
 // registers while the network is evaluated.
 struct LaneRay {
-    PixelSample owner{};
-    Vec3 line; // the direction; if all rays have the job's, the origin
+    uint32_t pixel = 0;
+    Vec3 line; // StartedRay
     float t = 0, t_end = 0;
     float dt = 0; // of the sample at t, or 0 if the ray is not at one
     BlendState blend;
@@ -134,7 +61,10 @@ struct LaneRay {
         return job.make.camera.lens.parallel() ? line : job.make.pose.position + line * job.make.near_distance;
     }
     __device__ RayMarcher marcher(const RenderJob& job) const {
-        return RayMarcher::starting(origin(job), direction(job), t, t_end);
+        const Vec3 d = direction(job);
+        // A unit in the last place of where empty space ends decides nothing.
+        const Vec3 inverse{__fdividef(1.0f, d.x), __fdividef(1.0f, d.y), __fdividef(1.0f, d.z)};
+        return {origin(job), d, inverse, t, t_end};
     }
 };
 
@@ -162,6 +92,11 @@ __device__ void composite(const RenderJob& job, LaneRay& ray, const RawSample& r
     if (!(ray.blend.transmittance >= job.min_transmittance)) ray.t_end = 0.0f; // so is a NaN
 }
 
+// srgb_to_linear() within 1e-6, in a tenth of its instructions.
+__device__ inline float short_srgb_to_linear(float v) {
+    return v <= 0.04045f ? v * (1.0f / 12.92f) : __powf((v + 0.055f) * (1.0f / 1.055f), 2.4f);
+}
+
 template <bool Normals>
 __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
     float alpha = 1.0f - ray.blend.transmittance;
@@ -174,134 +109,62 @@ __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
     }
     const float z_per_t = dot(ray.direction(job), job.make.pose.forward);
     const float near = job.make.near_distance; // t counts from there, depth from the camera
-    FramePixel sum = sum_before(job, ray.owner);
+    FramePixel sum = sum_before(job, ray.pixel);
     sum.depth_max_weight = alpha > 0.2f ? (ray.t_max_weight + near) * z_per_t : max_depth;
     if (!(alpha <= 0.001f)) {
         Vec3 rgb = ray.blend.rgb;
         if (job.linear_colors && job.space == ColorSpace::SRGB) rgb = linear_to_srgb(rgb);
-        if (!job.linear_colors && job.space == ColorSpace::Linear) rgb = srgb_to_linear(rgb);
+        if (!job.linear_colors && job.space == ColorSpace::Linear)
+            rgb = {short_srgb_to_linear(rgb.x), short_srgb_to_linear(rgb.y), short_srgb_to_linear(rgb.z)};
         sum.rgb += rgb;
         sum.alpha += alpha;
         sum.depth_expected += (ray.t_expected + alpha * near) * z_per_t;
         if constexpr (Normals) sum.normal += ray.normal;
     }
-    store_sum(job, ray.owner, sum);
+    store_sum(job, ray.pixel, sum);
 }
 
-// --- the warp's supply of rays
-
-// In shared memory, of which the level-1 cache has what is left: kept small. A pixel that the warp has begun is in one
-// of three places: waiting for the ray of its next sample, queued with a ray that is at its first sample, or with a
-// lane. New pixels come 32 at a time while the queue is empty and fewer than 32 wait, so that at most 31 + 32 + 32 are
-// on their way.
-struct alignas(128) WarpMemory {
-    static constexpr int max_queued = 32, max_waiting = 96;
-    PixelSample waiting[max_waiting];
-    PixelSample queued[max_queued];
-    float line[3][max_queued], t[max_queued], t_end[max_queued];
-};
-
+// The started rays, of which a warp takes 32 at a time.
 class RaySupply {
   public:
-    __device__ RaySupply(const RenderJob& job, WarpMemory& memory)
-        : job_(job), memory_(memory), order_{job.make.camera.width, job.make.camera.height}, lane_(threadIdx.x & 31) {}
+    __device__ explicit RaySupply(const RenderJob& job) : job_(job), started_(job.counters->started) {}
 
-    // All of these by all lanes.
-
-    // Gives lanes without a ray one, as long as there are any; no longer than refill_rounds if some lane has one.
+    // Gives lanes without a ray one, as long as there are any; by all lanes.
     __device__ void refill(bool& active, LaneRay& ray) {
-        for (int round = 0;; ++round) {
-            take(active, ray);
-            if (__all_sync(whole_warp, active) || !more()) return;
-            if (round >= refill_rounds && __any_sync(whole_warp, active)) return;
-            make_rays();
+        for (;;) {
+            const uint32_t idle = __ballot_sync(whole_warp, !active);
+            if (idle == 0 || exhausted_) return;
+            if (next_ == end_) {
+                take();
+                continue;
+            }
+            const uint32_t rank = uint32_t(__popc(idle & ((1u << (threadIdx.x & 31)) - 1u)));
+            const uint32_t n = min_of(uint32_t(__popc(idle)), end_ - next_);
+            if (!active && rank < n) {
+                const StartedRay started = job_.rays[next_ + rank];
+                ray = {};
+                ray.pixel = started.pixel;
+                ray.line = started.line;
+                ray.t = started.t;
+                ray.t_end = started.t_end;
+                ray.dt = started.dt;
+                active = true;
+            }
+            next_ += n;
         }
-    }
-    // Queues the next sample of the pixel whose last one has just been added.
-    __device__ void next_sample(bool ended, PixelSample s) {
-        const bool next = ended && int(s.sample) + 1 < job_.spp;
-        const uint32_t mask = __ballot_sync(whole_warp, next);
-        if (next) memory_.waiting[n_waiting_ + rank(mask)] = {s.pixel, s.sample + 1};
-        n_waiting_ += __popc(mask);
-        __syncwarp(); // also orders the sums in the frame
     }
 
   private:
-    // Lanes below this one in the mask.
-    __device__ int rank(uint32_t mask) const { return __popc(mask & ((1u << lane_) - 1u)); }
-    __device__ bool more() const { return n_waiting_ > 0 || !exhausted_; }
-
-    __device__ void take(bool& active, LaneRay& ray) {
-        if (n_queued_ == 0) return;
-        const uint32_t idle = __ballot_sync(whole_warp, !active);
-        const int n = min_of(__popc(idle), n_queued_);
-        if (!active && rank(idle) < n) {
-            const int k = n_queued_ - n + rank(idle);
-            ray = {};
-            ray.owner = memory_.queued[k];
-            ray.line = {memory_.line[0][k], memory_.line[1][k], memory_.line[2][k]};
-            ray.t = memory_.t[k];
-            ray.t_end = memory_.t_end[k];
-            ray.dt = job_.make.stepping.step_length(ray.t); // what next() gave
-            active = true;
-        }
-        n_queued_ -= n; // make_rays() synchronises before it writes to the queue
-    }
-
-    __device__ void take_tile() {
-        uint32_t ticket = 0;
-        if (lane_ == 0) ticket = atomicAdd(job_.ticket, 1u);
-        ticket = __shfl_sync(whole_warp, ticket, 0);
-        exhausted_ = ticket >= order_.count();
-        if (exhausted_) return;
-        const TileOrder::Tile tile = order_.tile(ticket);
-        clear_tile(order_, tile, job_.pixels, lane_);
-        const int x = tile.x + lane_ % order_.tile_width, y = tile.y + lane_ / order_.tile_width;
-        const bool inside = order_.contains(x, y);
-        const uint32_t mask = __ballot_sync(whole_warp, inside);
-        if (inside) memory_.waiting[n_waiting_ + rank(mask)] = {uint32_t(y) * uint32_t(order_.width) + uint32_t(x), 0};
-        n_waiting_ += __popc(mask);
-        __syncwarp();
-    }
-
-    // Fills the empty queue from up to 32 waiting pixels. The last ones that came: pixels of one tile, until it is
-    // done.
-    __device__ void make_rays() {
-        while (n_waiting_ < 32 && !exhausted_) take_tile();
-        const int n = min_of(n_waiting_, 32);
-        n_waiting_ -= n;
-        PixelSample s{};
-        RayMarcher march{};
-        float dt = 0.0f;
-        if (lane_ < n) {
-            s = memory_.waiting[n_waiting_ + lane_];
-            const int x = int(s.pixel % uint32_t(order_.width)), y = int(s.pixel / uint32_t(order_.width));
-            march = job_.make(x, y, int(s.sample));
-            dt = march.next(job_.occupancy, job_.make.stepping, false);
-            if (dt == 0.0f) add_missed_ray(job_, s);
-        }
-        __syncwarp(); // waiting pixels and, by take(), queued rays have been read
-        const uint32_t met = __ballot_sync(whole_warp, dt > 0.0f);
-        if (dt > 0.0f) {
-            const int k = rank(met);
-            memory_.queued[k] = s;
-            const Vec3 line = job_.make.camera.lens.parallel() ? march.origin : march.direction;
-            memory_.line[0][k] = line.x;
-            memory_.line[1][k] = line.y;
-            memory_.line[2][k] = line.z;
-            memory_.t[k] = march.t;
-            memory_.t_end[k] = march.t_end;
-        }
-        n_queued_ = __popc(met);
-        next_sample(lane_ < n && dt == 0.0f, s);
+    __device__ void take() {
+        if ((threadIdx.x & 31) == 0) next_ = atomicAdd(&job_.counters->taken, 32u);
+        next_ = __shfl_sync(whole_warp, next_, 0);
+        exhausted_ = next_ >= started_;
+        end_ = min_of(next_ + 32u, started_);
     }
 
     const RenderJob& job_;
-    WarpMemory& memory_;
-    TileOrder order_;
-    int lane_;
-    int n_waiting_ = 0, n_queued_ = 0; // the same in all lanes, as is the next
-    bool exhausted_ = false;           // no tickets left
+    uint32_t started_, next_ = 0, end_ = 0; // the same in all lanes, as is the next
+    bool exhausted_ = false;
 };
 
 // Moves lanes with a ray to its next sample, until enough are there; by all lanes. True: the ray has ended.
@@ -324,30 +187,26 @@ __device__ inline bool march_to_samples(const RenderJob& job, bool active, LaneR
 
 // --- the kernel
 
-template <typename Net>
-constexpr int64_t render_memory = Net::threads / 32 * int64_t(sizeof(WarpMemory));
-
-extern __shared__ __align__(128) char render_shared[]; // WarpMemory of each warp, then the policy's
+extern __shared__ __align__(128) char render_shared[];
 
 template <typename Net, bool Normals>
 __global__ void __launch_bounds__(Net::threads, render_blocks<Net>)
     render_kernel(const __grid_constant__ RenderJob job) {
     static_assert(Net::threads % 32 == 0);
-    Net net(job.model, render_shared + render_memory<Net>, job.scratch);
-    RaySupply supply(job, reinterpret_cast<WarpMemory*>(render_shared)[threadIdx.x / 32]);
+    Net net(job.model, render_shared, job.scratch);
+    RaySupply supply(job);
     LaneRay ray;
-    bool active = false; // the lane has a ray
+    bool active = false, ended = false; // the lane has a ray; it has ended, but is not in the picture yet
     for (;;) {
-        const bool ended = march_to_samples(job, active, ray);
-        if (__any_sync(whole_warp, ended)) {
-            if (ended) {
-                add_ray<Normals>(job, ray);
-                active = false;
-            }
-            supply.next_sample(ended, ray.owner);
+        ended |= march_to_samples(job, active && !ended, ray);
+        const int under_way = __popc(__ballot_sync(whole_warp, active && !ended));
+        if (under_way <= 32 - idle_lanes) {
+            if (ended) add_ray<Normals>(job, ray);
+            active &= !ended;
+            ended = false;
+            supply.refill(active, ray);
+            if (!__any_sync(whole_warp, active)) return;
         }
-        supply.refill(active, ray);
-        if (!__any_sync(whole_warp, active)) return;
         const bool sampled = active && ray.dt > 0.0f;
         if (!__any_sync(whole_warp, sampled)) continue;
 
@@ -377,7 +236,7 @@ RenderGrid render_grid(const Context& context, const ModelView& model, bool norm
     RenderGrid g;
     g.kernel = normals ? reinterpret_cast<const void*>(&render_kernel<Net, true>)
                        : reinterpret_cast<const void*>(&render_kernel<Net, false>);
-    g.shared = render_memory<Net> + Net::shared_bytes(model);
+    g.shared = Net::shared_bytes(model);
     g.scratch = Net::scratch_bytes(model);
     check(cudaFuncSetAttribute(g.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, context.device_shared_bytes()),
           "rendering with ", g.shared, " bytes of shared memory a block");
@@ -404,21 +263,24 @@ void launch_render(Context& context, const RenderJob& job, bool normals) {
     if (order.width <= 0 || order.height <= 0 || job.spp <= 0) return;
     const DeviceGuard guard(context.device());
     const RenderGrid g = render_grid<Net>(context, job.model, normals);
-    const int64_t pixels = int64_t(order.width) * order.height;
-    int64_t blocks = std::min<int64_t>(g.blocks, (pixels + Net::threads - 1) / Net::threads);
+    RenderJob launched = job;
+    launched.parallel_direction = normalize(job.make.pose.forward);
+    static_assert(sizeof(RenderJob) <= 4096, "a kernel's parameters have 4 KB");
+    const int64_t n_tiles = tiles_of_pass(order), rays_of_block = Net::threads;
+    int64_t blocks = std::min<int64_t>(g.blocks, (n_tiles * TileOrder::tile_pixels - 1) / rays_of_block + 1);
     if (g.scratch > 0) {
         const int64_t of_block = g.scratch * Net::threads;
         NGP_CHECK_LE(of_block, job.scratch_size);
         blocks = std::min<int64_t>(blocks, job.scratch_size / of_block);
     }
-    RenderJob launched = job;
-    launched.parallel_direction = normalize(job.make.pose.forward);
-    static_assert(sizeof(RenderJob) <= 4096, "a kernel's parameters have 4 KB");
-    check(cudaMemsetAsync(job.ticket, 0, sizeof(uint32_t), context.stream()), "memset");
-    void* parameters[] = {&launched};
-    check(cudaLaunchKernel(g.kernel, dim3(unsigned(blocks)), dim3(Net::threads), parameters, size_t(g.shared),
-                           context.stream()),
-          "rendering ", order.width, "x", order.height, " pixels");
+    for (launched.sample = 0; launched.sample < job.spp; ++launched.sample)
+        for (int64_t first = 0; first < order.count(); first += n_tiles) {
+            start_rays(context, launched, first, std::min(n_tiles, order.count() - first));
+            void* parameters[] = {&launched};
+            check(cudaLaunchKernel(g.kernel, dim3(unsigned(blocks)), dim3(Net::threads), parameters, size_t(g.shared),
+                                   context.stream()),
+                  "rendering ", order.width, "x", order.height, " pixels");
+        }
 }
 
 } // namespace ngp::cuda

@@ -206,7 +206,7 @@ class RayTracer {
 };
 
 template <typename Net>
-__global__ void __launch_bounds__(Net::threads, 384 / Net::threads)
+__global__ void __launch_bounds__(Net::threads, 512 / Net::threads)
     trace_rays_kernel(const __grid_constant__ TraceRaysJob job) {
     extern __shared__ __align__(128) char shared[];
     Net net(job.model, shared, job.scratch.data);

@@ -175,10 +175,11 @@ def test_training(name, device, tiny, perspective_psnr):
     """Perspective test views of a model trained through another lens, at equal steps.
 
     Measured: within 0.5 dB for FTheta and the orthographic lens; 2.5 below for the 360 degree lenses, whose pixels are
-    twice as wide and mostly see nothing.
+    twice as wide and mostly see nothing. One seed, or one run on a GPU, differs from the next by up to 2 dB; a wrong
+    lens costs ten.
     """
     testbed = trained_through(CAMERAS[name], device, TRAINING_STEPS)
-    assert psnr_on_test_views(testbed, tiny) > perspective_psnr - (4.0 if CAMERAS[name].width > 100 else 1.5)
+    assert psnr_on_test_views(testbed, tiny) > perspective_psnr - (4.5 if CAMERAS[name].width > 100 else 3.0)
 
 
 def test_pixels_that_the_lens_does_not_see_are_not_trained_on(device, small_config):

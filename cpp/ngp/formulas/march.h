@@ -102,8 +102,10 @@ struct OccupancyView {
     }
     // 0: the cell is occupied; 1: it is empty; 1 + v: so is everything within the clearance v.
     NGP_HD int empty_around(int cascade, uint32_t morton) const {
+        // Both are read at once, since a GPU would wait for one after the other.
+        const uint64_t bits = word(cascade, morton);
         const int v = clearance[(size_t(cascade) * occupancy_cells + morton) >> 6];
-        return v > 0 ? 1 + v : 1 - int((word(cascade, morton) >> (morton & 63u)) & 1u);
+        return v > 0 ? 1 + v : 1 - int((bits >> (morton & 63u)) & 1u);
     }
 };
 

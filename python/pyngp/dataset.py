@@ -128,7 +128,7 @@ class ImageKeys:
         files.white_transparent, files.black_transparent = self.white_transparent, self.black_transparent
         files.straight_exr = self.fix_premult
         if self.enable_ray_loading:
-            files.rays = image.with_name(f"rays_{image.stem}.dat")
+            files.rays = image.parent / f"rays_{image.stem}.dat"
         if self.enable_depth_loading and self.integer_depth_scale > 0:
             files.depth = depth
         return files

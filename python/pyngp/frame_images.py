@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import isfile  # unlike Path's, it takes names that no file can have
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,8 @@ class ImageFiles:
         """By the names of C.4; `as_written`: the image's path as the transforms file has it."""
         return ImageFiles(
             image,
-            as_written.with_name(f"{as_written.name}.alpha{image.suffix}"),
-            image.with_name(f"dynamic_mask_{image.stem}.png"),
+            Path(f"{as_written}.alpha{image.suffix}"),
+            image.parent / f"dynamic_mask_{image.stem}.png",
         )
 
 
@@ -168,19 +169,19 @@ def load_image(files: ImageFiles) -> LoadedImage:
         image = LoadedImage(read_exr(files.image), premultiplied=not files.straight_exr, is_hdr=True)
     else:
         pixels = read_image(files.image)
-        if files.alpha.is_file():
+        if isfile(files.alpha):
             pixels = _with_alpha_file(pixels, files)
         image = LoadedImage(pixels, mask=_masked_in_place(pixels))
         if files.white_transparent or files.black_transparent:
             image.pixels = _with_transparency(pixels, files)
     height, width = image.pixels.shape[:2]
-    if files.mask.is_file():
+    if isfile(files.mask):
         mask = _read_mask(files, image.pixels.shape)
         image.mask = mask if image.mask is None else mask | image.mask
     if files.depth is not None:
         image.depth = read_depth(files.depth)
         _expect_size(files.depth, image.depth.shape, files, image.pixels.shape)
-    if files.rays is not None and files.rays.is_file():
+    if files.rays is not None and isfile(files.rays):
         image.rays = read_rays(files.rays, width, height)
     if files.sharpen > 0:
         image.pixels, image.premultiplied = sharpened(image, files.sharpen), True

@@ -35,10 +35,10 @@ def _blur(image: FloatImage) -> FloatImage:
 def ssim(prediction: FloatImage, reference: FloatImage, mask: Mask | None = None) -> float:
     """Mean structural similarity of the Rec. 709 luminance of (H,W,3) sRGB values; 5-tap window.
 
-    Masked pixels don't count, and windows see the reference there; NaN if all is masked.
+    Masked pixels don't count, and windows see black there; NaN if all is masked.
     """
     if mask is not None:
-        prediction = np.where(mask[..., None], reference, prediction)
+        prediction, reference = (np.where(mask[..., None], 0, image) for image in (prediction, reference))
     a, b = (np.clip(image, 0, 1).astype(np.float64) @ _LUMINANCE for image in (prediction, reference))
     mean_a, mean_b = _blur(a), _blur(b)
     var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2

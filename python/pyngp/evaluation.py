@@ -26,12 +26,12 @@ class Evaluation:
 
     @property
     def psnr(self) -> float:
-        """Mean over images of the PSNR of each."""
-        return float(np.mean(list(self.psnr_per_image.values())))
+        """Mean over images of the PSNR of each; those that are masked all over don't count."""
+        return float(np.nanmean(list(self.psnr_per_image.values())))
 
     @property
     def ssim(self) -> float:
-        return float(np.mean(list(self.ssim_per_image.values())))
+        return float(np.nanmean(list(self.ssim_per_image.values())))
 
 
 @contextmanager

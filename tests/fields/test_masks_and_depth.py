@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fields.tiny_scene import FOCAL, INTRINSICS, SIZE, TinyScene, linear, photograph, pixel_rays, poses, trace
+from fields.tiny_scene import (
+    FOCAL,
+    INTRINSICS,
+    SIZE,
+    TinyScene,
+    linear,
+    photograph,
+    pixel_rays,
+    poses,
+    trace,
+    transforms,
+)
 from numpy.typing import NDArray
 from PIL import Image
 from pyngp import LossType, NerfActivation, Testbed
@@ -182,6 +193,29 @@ def test_depth_supervision_follows_the_units(six_views, device):
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
+def test_depth_files_equal_arrays(six_views, small_config, device, tmp_path):
+    """16-bit PNGs in units of integer_depth_scale, and what set_images() takes."""
+    cameras, images, depths = six_views
+    raw = np.round(depths / 2e-4).astype(np.uint16)
+    document = transforms([f"{i}.png" for i in range(6)], cameras) | {"integer_depth_scale": 2e-4}
+    for i in range(6):
+        Image.fromarray(images[i]).save(tmp_path / f"{i}.png")
+        Image.fromarray(raw[i]).save(tmp_path / f"depth{i}.png")
+        document["frames"][i]["depth_path"] = f"depth{i}.png"
+    (tmp_path / "transforms.json").write_text(json.dumps(document))
+    files, arrays, colours = (new(device, small_config) for _ in range(3))
+    files.load_training_data(tmp_path)
+    arrays.set_images(images, cameras, INTRINSICS, depths=raw * 2e-4)
+    colours.load_training_data(tmp_path)
+    parameters = []
+    for testbed, weight in ((files, 1.0), (arrays, 1.0), (colours, 0.0)):
+        testbed.nerf.training.depth_supervision_lambda = weight
+        testbed.fit(5, batch_size=2048)
+        parameters.append(testbed.params().astype(np.float64))
+    difference = [np.abs(p - parameters[0]).mean() for p in parameters]
+    assert difference[1] < 0.1 * difference[2], difference  # rounding, and what Adam makes of it
+
+
 def test_without_weight_depths_change_nothing(six_views, small_config, device, tmp_path):
     cameras, images, depths = six_views
     snapshots = []
@@ -254,7 +288,7 @@ def ray_scene(tiny: TinyScene, tmp_path: Path) -> Path:
     for i, (pose, image) in enumerate(zip(tiny.poses, tiny.images, strict=True)):
         Image.fromarray(image).save(tmp_path / "train" / f"r_{i}.png")
         write_rays(tmp_path / "train", f"r_{i}", pose, shear=2.0)
-    document = json.loads(tiny.train.read_text())
+    document = json.loads(tiny.train.read_text()) | {"scale": 0.3, "offset": [0.5, 0.45, 0.55]}
     for frame in document["frames"]:
         frame["transform_matrix"] = np.eye(4).tolist()
     (tmp_path / "transforms.json").write_text(json.dumps(document))

@@ -64,4 +64,8 @@ NGP_HD float pixel_distance(const TrainingView& view, int x, int y, Vec2 uv) {
 // Raises ngp::Error, which begins with `where`, unless lens, focal length and principal point make sense.
 void check_camera(const CameraModel& camera, const std::string& where);
 
+// The pose with its rotation scaled to determinant 1 (C.5). Raises ngp::Error, which begins with `where`, for what is
+// no pose.
+CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& where);
+
 } // namespace ngp

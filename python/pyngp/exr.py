@@ -29,6 +29,8 @@ def _channels(path: Path) -> dict[str, NDArray[Any]]:
         raise RuntimeError(f"{path}: no such image file")
     try:
         with OpenEXR.File(str(path), separate_channels=True) as file:
+            if not file.parts:  # OpenEXR leaves out parts that it can't decode
+                raise ValueError("its pixels are damaged, or compressed in an unknown way")
             return {name: channel.pixels for name, channel in file.channels().items()}
     except Exception as error:  # OpenEXR raises many kinds for damaged files
         message = " ".join(str(error).split())

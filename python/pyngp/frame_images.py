@@ -108,7 +108,9 @@ def read_depth(path: Path) -> NDArray[np.uint16]:
         raise RuntimeError(f"{path}: no such depth map") from None
     except UnidentifiedImageError:
         raise RuntimeError(f"{path}: cannot be read as a depth map: it is no image that Pillow knows") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except RuntimeError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
         raise RuntimeError(f"{path}: cannot be read as a depth map: {error}") from error
     if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise RuntimeError(f"{path}: holds depths beyond 16 bits")

@@ -3,6 +3,7 @@
 #include "device_model.cuh"
 #include "for_each.cuh"
 #include "general_network.cuh"
+#include "occupancy.cuh"
 
 namespace ngp::cuda {
 
@@ -191,6 +192,15 @@ namespace ngp {
 
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options) {
     return std::make_unique<cuda::CudaNerfBench>(std::move(input), options);
+}
+
+OccupancyWords cuda_occupancy_words(const std::vector<float>& values, const CudaOptions& options) {
+    cuda::Context context(options.device, options.max_bytes, options.max_shared_bytes);
+    const cuda::DeviceGuard guard(context.device());
+    cuda::DeviceOccupancy occupancy(context, int(int64_t(values.size()) / occupancy_cells));
+    const cuda::DeviceArray<cuda::StepState> state(context, 1, "counters");
+    occupancy.set_values(values, state.data());
+    return {occupancy.words(), occupancy.clearance()};
 }
 
 } // namespace ngp

@@ -90,6 +90,13 @@ class DeviceArray {
         if (data_) context_->release(data_, bytes());
     }
 
+    // Room for `size` elements at least. If there was not, what was there is lost: its memory may serve.
+    void reserve(Context& context, int64_t size, const char* what) {
+        if (size_ >= size) return;
+        *this = {};
+        *this = DeviceArray(context, size, what);
+    }
+
     T* data() const { return data_; }
     int64_t size() const { return size_; }
     int64_t bytes() const { return size_ * int64_t(sizeof(T)); }

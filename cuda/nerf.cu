@@ -4,6 +4,7 @@
 #include "images.cuh"
 #include "occupancy.cuh"
 #include "shared_memory.cuh"
+#include "stage_timer.cuh"
 #include "step.cuh"
 
 #include <algorithm>
@@ -25,7 +26,8 @@ enum RandomStream : uint64_t { params_stream = 1, rays_stream = 2, occupancy_str
 class CudaNerfEngine final : public NerfEngine {
   public:
     explicit CudaNerfEngine(const CudaOptions& options)
-        : options_of_device_(options), context_(options.device, options.max_bytes, options.max_shared_bytes) {
+        : options_of_device_(options), context_(options.device, options.max_bytes, options.max_shared_bytes),
+          timer_(options.device) {
         const DeviceGuard guard(context_.device());
         state_ = {context_, 1, "counters"};
         ticket_ = {context_, 1, "counters"};
@@ -34,7 +36,6 @@ class CudaNerfEngine final : public NerfEngine {
         check(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event");
         check(cudaEventCreateWithFlags(&join_, cudaEventDisableTiming), "event");
         for (cudaEvent_t& e : in_flight_) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "event");
-        for (cudaEvent_t& e : stage_events_) check(cudaEventCreate(&e), "event");
         write_state({});
     }
     ~CudaNerfEngine() override {
@@ -47,7 +48,6 @@ class CudaNerfEngine final : public NerfEngine {
         cudaEventDestroy(fork_);
         cudaEventDestroy(join_);
         for (cudaEvent_t e : in_flight_) cudaEventDestroy(e);
-        for (cudaEvent_t e : stage_events_) cudaEventDestroy(e);
         cudaSetDevice(previous);
     }
 
@@ -56,7 +56,7 @@ class CudaNerfEngine final : public NerfEngine {
         context_.wait();
         forget_steps();
         images_ = {}; // room for the new ones
-        n_images_seen_ = 0;
+        forget_visibility();
         images_ = DeviceImages(context_, views, std::max<int64_t>(0, context_.available() - reserve()));
     }
 
@@ -81,7 +81,7 @@ class CudaNerfEngine final : public NerfEngine {
         rays_of_batch_ = 0;
         restored_loss_ = 0;
         occupancy_updates_ = 0;
-        n_images_seen_ = 0;
+        forget_visibility();
         host_occupancy_.resize(n_cascades);
         host_occupancy_fresh_ = true;
         set_params(initial_nerf_params(shape, seed));
@@ -96,19 +96,16 @@ class CudaNerfEngine final : public NerfEngine {
         if (images_.n_views() == 0) fail("there are no training images; load a scene or call set_images() first");
         const DeviceGuard guard(context_.device());
         prepare(options, batch_size);
-        if (profiling_)
+        if (timer_.is_on())
             training_step(*this, plan_);
         else
             launch_graph();
         const cudaEvent_t done = in_flight_[step_ % in_flight_.size()];
         check(cudaEventRecord(done, context_.stream()), "event");
         ++step_;
-        ++times_.steps;
-        averaged_fresh_ = false;
-        if (profiling_) {
-            marched_ = march_ahead_ = false;
-            add_stage_times();
-        }
+        weights_changed();
+        if (timer_.is_on()) discard_rays(); // used up; launch_graph() says so itself
+        timer_.end_step();
     }
 
     StepResult last_step() override {
@@ -120,7 +117,7 @@ class CudaNerfEngine final : public NerfEngine {
     // --- execution policy of training_step -----------------------------------------------------------------------
 
     void update_occupancy(const StepPlan& plan) {
-        mark(Stage::Begin);
+        timer_.mark(Stage::Begin, context_.stream());
         if (plan.occupancy.initial || plan.n_images != n_images_seen_) {
             occupancy_->mark_visible(scene(), plan.n_images, plan.occupancy.initial);
             n_images_seen_ = plan.n_images;
@@ -145,28 +142,27 @@ class CudaNerfEngine final : public NerfEngine {
                                       {trained(), model_->scratch(), uniform, occupied, occupancy_->fresh_on_device()});
         occupancy_->apply(plan.occupancy.decay, visits_by_training() && !plan.occupancy.initial, state_.data());
         ++occupancy_updates_;
-        marched_ = false; // through the grid as it was
-        host_occupancy_fresh_ = false;
-        mark(Stage::Occupancy);
+        occupancy_changed();
+        timer_.mark(Stage::Occupancy, context_.stream());
     }
 
     // Rays, samples, networks and gradients of a step.
     void rays_to_gradients(const StepPlan& plan) {
-        mark(Stage::Begin);
+        timer_.mark(Stage::Begin, context_.stream());
         const StepView step = step_view(parity_);
         if (!marched_) {
             launch_restart(context_, step);
             launch_march(context_, context_.stream(), step, sample_of(plan), occupancy_->view(), plan.composite.loss,
                          false);
         }
-        mark(Stage::March);
+        timer_.mark(Stage::March, context_.stream());
         model_->functions().trace_rays(context_, {trained(), model_->scratch(), step, occupancy_->view(),
                                                   plan.sample.stepping, plan.composite.loss, plan.composite.depth});
-        mark(Stage::Trace);
+        timer_.mark(Stage::Trace, context_.stream());
         launch_order(context_, step, plan.batch_size);
-        mark(Stage::Order);
+        timer_.mark(Stage::Order, context_.stream());
         model_->launch_backward(trained(), source());
-        mark(Stage::Backward);
+        timer_.mark(Stage::Backward, context_.stream());
     }
     void scatter_gradients(const StepPlan& plan) {
         if (march_ahead_) { // in a branch of its own: it is held up by latencies, the others by memory
@@ -177,14 +173,14 @@ class CudaNerfEngine final : public NerfEngine {
             check(cudaEventRecord(join_, side_stream_), "event");
         }
         model_->launch_scatter_gradients(source());
-        mark(Stage::Scatter);
+        timer_.mark(Stage::Scatter, context_.stream());
     }
     void optimize(const StepPlan&) {
         const NerfOptimizer::Trained trained{options_.train_network, options_.train_encoding};
         model_->optimizer().launch(state_.data(), model_->gradient_blocks(), trained);
         if (march_ahead_) check(cudaStreamWaitEvent(context_.stream(), join_), "event");
         launch_finish(context_, step_view(parity_), trained, results_.data(), n_results);
-        mark(Stage::Optimizer);
+        timer_.mark(Stage::Optimizer, context_.stream());
     }
     StepResult result() const { return {}; } // on its way: last_step() waits for it
 
@@ -194,7 +190,7 @@ class CudaNerfEngine final : public NerfEngine {
         const DeviceGuard guard(context_.device());
         const DeviceArray<FramePixel>& frame = render_on_device(r);
         const int64_t n = pixels_of(r);
-        reserve_array(values_, n * (depth ? 5 : 4), "the picture");
+        values_.reserve(context_, n * (depth ? 5 : 4), "the picture");
         float* const device_depth = depth ? values_.data() + 4 * n : nullptr;
         for_each(context_.stream(), n, FinishPixel{display, frame.data(), values_.data(), device_depth});
         copy_to_host(rgba, values_.data(), 4 * n);
@@ -210,7 +206,7 @@ class CudaNerfEngine final : public NerfEngine {
         ChannelPointers out = channels;
         if (where == Placement::Host) {
             const int floats = 3 * bool(out.rgb) + bool(out.alpha) + bool(out.depth) + 3 * bool(out.normal);
-            reserve_array(values_, n * floats, "the picture");
+            values_.reserve(context_, n * floats, "the picture");
             float* at = values_.data();
             if (out.rgb) out.rgb = std::exchange(at, at + 3 * n);
             if (out.alpha) out.alpha = std::exchange(at, at + n);
@@ -233,9 +229,9 @@ class CudaNerfEngine final : public NerfEngine {
         refresh_averaged();
         const cudaStream_t stream = context_.stream();
         const int64_t chunk = std::min(n, points_per_launch);
-        reserve_array(points_, (directions ? 2 : 1) * chunk, "query points");
-        reserve_array(raw_, chunk, "query results");
-        if (where == Placement::Host) reserve_array(values_, (directions ? 4 : 1) * chunk, "query results");
+        points_.reserve(context_, (directions ? 2 : 1) * chunk, "query points");
+        raw_.reserve(context_, chunk, "query results");
+        if (where == Placement::Host) values_.reserve(context_, (directions ? 4 : 1) * chunk, "query results");
         Vec3* const p = points_.data();
         Vec3* const d = directions ? p + chunk : nullptr;
         for (int64_t begin = 0; begin < n; begin += chunk) {
@@ -305,7 +301,7 @@ class CudaNerfEngine final : public NerfEngine {
         StepState s = read_state();
         s.matrix_steps = s.encoding_steps = 0;
         write_state(s);
-        averaged_fresh_ = false;
+        weights_changed();
     }
     NerfTrainState train_state() const override {
         const DeviceGuard guard(context_.device());
@@ -343,7 +339,7 @@ class CudaNerfEngine final : public NerfEngine {
         restored_loss_ = t.loss;
         if (int64_t(t.occupancy_fresh.size()) == int64_t(host_occupancy_.values().size()))
             occupancy_->set_fresh(t.occupancy_fresh);
-        averaged_fresh_ = false;
+        weights_changed();
     }
 
     const OccupancyGrid& occupancy() const override {
@@ -358,27 +354,26 @@ class CudaNerfEngine final : public NerfEngine {
     void set_occupancy(const std::vector<float>& values) override {
         const DeviceGuard guard(context_.device());
         occupancy_->set_values(values, state_.data());
-        marched_ = false;
-        host_occupancy_fresh_ = false;
+        occupancy_changed();
     }
     void reset_occupancy() override {
         const DeviceGuard guard(context_.device());
         occupancy_->reset();
-        marched_ = false;
-        host_occupancy_fresh_ = false;
+        occupancy_changed();
         occupancy_updates_ = 0;
-        n_images_seen_ = 0;
+        forget_visibility();
     }
 
-    void set_profiling(bool on) override { profiling_ = on; }
-    StageTimes stage_times() const override { return times_; }
-    void reset_stage_times() override { times_ = {}; }
+    // Profiling runs a step's kernels one by one, with an event after each stage.
+    void set_profiling(bool on) override { timer_.turn(on); }
+    StageTimes stage_times() const override { return timer_.times(); }
+    void reset_stage_times() override { timer_.reset(); }
     int64_t host_bytes() const override { return images_.host_bytes() + int64_t(host_occupancy_.values().size()) * 8; }
     int64_t device_bytes() const override { return context_.bytes(); }
     int64_t peak_device_bytes() const override { return context_.peak_bytes(); }
 
   private:
-    enum class Stage { Begin, Occupancy, March, Trace, Order, Backward, Scatter, Optimizer, Count };
+    using Stage = StageTimer::Stage;
 
     bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
     SceneView scene() const {
@@ -410,6 +405,20 @@ class CudaNerfEngine final : public NerfEngine {
     }
     int64_t reserve() const { return model_ ? buffers_ ? 0 : default_reserve / 2 : default_reserve; }
 
+    // What changed, and what of it no longer holds.
+    void weights_changed() { averaged_fresh_ = false; }
+    void occupancy_changed() {
+        discard_rays(); // marched through the grid as it was
+        host_occupancy_fresh_ = false;
+    }
+    void forget_visibility() { n_images_seen_ = 0; } // which cells the images see
+    void discard_rays() { marched_ = march_ahead_ = false; }
+    // Steps that were captured, and rays that were marched ahead, no longer do what the next step should.
+    void forget_steps() {
+        for (StepGraph& g : graphs_) g.clear();
+        discard_rays();
+    }
+
     StepState read_state() const {
         StepState s;
         state_.download(&s, 1);
@@ -418,7 +427,7 @@ class CudaNerfEngine final : public NerfEngine {
     // Restarts the host's count of steps with it.
     void write_state(const StepState& s) {
         state_.upload(&s, 1);
-        marched_ = false;
+        discard_rays();
         step_ = first_step_ = s.step;
     }
 
@@ -474,7 +483,7 @@ class CudaNerfEngine final : public NerfEngine {
         s.n_rays = int(std::min<int64_t>(s.n_rays, buffers_->max_rays()));
         s.rng = rays_rng(s.step);
         state_.upload(&s, 1);
-        marched_ = false;
+        discard_rays();
         rays_of_batch_ = batch_size;
     }
 
@@ -495,48 +504,12 @@ class CudaNerfEngine final : public NerfEngine {
         march_ahead_ = false;
         parity_ = 1 - parity_;
     }
-    // Steps that were captured, or rays that were marched ahead, no longer do what the next step should.
-    void forget_steps() {
-        for (StepGraph& g : graphs_) g.clear();
-        marched_ = false;
-    }
-
-    // Profiling runs a step's kernels one by one, with an event after each stage.
-    void mark(Stage stage) {
-        if (!profiling_) return;
-        check(cudaEventRecord(stage_events_[size_t(stage)], context_.stream()), "event");
-        if (stage != Stage::Occupancy) return;
-        check(cudaEventSynchronize(stage_events_[size_t(stage)]), "event"); // now: Begin is recorded again
-        times_.occupancy += elapsed(Stage::Begin, Stage::Occupancy);
-    }
-    double elapsed(Stage from, Stage to) const {
-        float ms = 0;
-        check(cudaEventElapsedTime(&ms, stage_events_[size_t(from)], stage_events_[size_t(to)]), "elapsed time");
-        return double(ms);
-    }
-    void add_stage_times() {
-        check(cudaEventSynchronize(stage_events_[size_t(Stage::Optimizer)]), "event");
-        times_.marching += elapsed(Stage::Begin, Stage::March);
-        times_.forward += elapsed(Stage::March, Stage::Trace);
-        times_.compositing += elapsed(Stage::Trace, Stage::Order);
-        times_.backward += elapsed(Stage::Order, Stage::Backward);
-        times_.rays_to_gradients += elapsed(Stage::Begin, Stage::Backward);
-        times_.scatter += elapsed(Stage::Backward, Stage::Scatter);
-        times_.optimizer += elapsed(Stage::Scatter, Stage::Optimizer);
-    }
 
     void refresh_averaged() {
         if (averaged_fresh_) return;
         const StepState s = read_state();
         model_->refresh_averaged(s.matrix_steps, s.encoding_steps);
         averaged_fresh_ = true;
-    }
-
-    template <typename T>
-    void reserve_array(DeviceArray<T>& array, int64_t n, const char* what) {
-        if (array.size() >= n) return;
-        array = {}; // its memory may serve
-        array = DeviceArray<T>(context_, n, what);
     }
 
     // Asynchronous where host memory is page-locked. Null: not wanted.
@@ -557,7 +530,7 @@ class CudaNerfEngine final : public NerfEngine {
 
     const DeviceArray<FramePixel>& render_on_device(const FrameRequest& r) {
         refresh_averaged();
-        reserve_array(frame_, pixels_of(r), "the picture");
+        frame_.reserve(context_, pixels_of(r), "the picture");
         RenderJob job;
         job.model = model_->averaged(r.rgb_activation, r.density_activation);
         job.occupancy = occupancy_->view();
@@ -584,6 +557,7 @@ class CudaNerfEngine final : public NerfEngine {
 
     CudaOptions options_of_device_;
     Context context_;
+    StageTimer timer_;
     DeviceImages images_;
     std::unique_ptr<DeviceModel> model_;
     std::unique_ptr<DeviceOccupancy> occupancy_;
@@ -601,7 +575,6 @@ class CudaNerfEngine final : public NerfEngine {
     DeviceArray<Vec3> points_;  // of queries
     DeviceArray<RawSample> raw_;
     std::array<cudaEvent_t, 4> in_flight_{};
-    std::array<cudaEvent_t, size_t(Stage::Count)> stage_events_{};
     uint64_t seed_ = 0;
     NerfTrainOptions options_;
     StepPlan plan_;
@@ -610,10 +583,9 @@ class CudaNerfEngine final : public NerfEngine {
     uint32_t occupancy_updates_ = 0;
     int n_images_seen_ = 0;
     float restored_loss_ = 0;
-    bool averaged_fresh_ = false, profiling_ = false;
+    bool averaged_fresh_ = false;
     mutable OccupancyGrid host_occupancy_;
     mutable bool host_occupancy_fresh_ = false;
-    StageTimes times_;
 };
 
 } // namespace

@@ -17,6 +17,8 @@ class DeviceOccupancy {
     void set_fresh(const std::vector<float>& fresh) { fresh_.upload(fresh); }
 
     OccupancyView view() const { return {words_.data(), clearance_.data(), n_cascades_ - 1}; }
+    std::vector<uint64_t> words() const { return words_.download(); }
+    std::vector<uint8_t> clearance() const { return clearance_.download(); }
     int n_cascades() const { return n_cascades_; }
     const float* values_on_device() const { return values_.data(); }
     float* fresh_on_device() const { return fresh_.data(); }

@@ -120,6 +120,20 @@ def trained(trained_snapshot: Path, device: str) -> Testbed:
     return testbed
 
 
+@pytest.fixture(scope="session")
+def gpu_snapshot(cuda: str, snapshot_of: Callable[[str], Path]) -> Path:
+    """Snapshot of the model that was trained on a GPU, for tests that make no sense without one."""
+    return snapshot_of(cuda)
+
+
+@pytest.fixture
+def gpu(gpu_snapshot: Path, cuda: str) -> Testbed:
+    """That model on the GPU, in a Testbed of the test's own."""
+    testbed = Testbed(device=cuda)
+    testbed.load_snapshot(gpu_snapshot)
+    return testbed
+
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

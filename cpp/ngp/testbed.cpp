@@ -136,9 +136,7 @@ void Testbed::set_dataset(NerfDataset dataset) {
     if (!(w.scale > 0 && std::isfinite(w.scale) && std::isfinite(w.offset.x + w.offset.y + w.offset.z)))
         fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
              "); scale must be positive and both finite");
-    for (size_t i = 0; i < dataset.images.size(); ++i)
-        if (const int at = dataset.images[i].device; at != host_memory && at != device_index())
-            fail(dataset.record.views[i].path, ": its pixels lie on cuda:", at, ", but this Testbed runs on ", device_);
+    for (size_t i = 0; i < dataset.images.size(); ++i) check_place(dataset, i);
     const bool keep = has_network_ && network_aabb_scale_ == scale;
     const auto replaced = nerf.training.dataset; // the engine reads its images until it gets others
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
@@ -179,14 +177,21 @@ void Testbed::create_empty_nerf_dataset(int n_images, int aabb_scale, bool is_hd
     nerf.training.n_images_for_training = 0;
 }
 
+void Testbed::check_place(const NerfDataset& dataset, size_t image) const {
+    if (const int at = dataset.images[image].device; at != host_memory && at != device_index())
+        fail(dataset.record.views[image].path, ": its pixels lie on cuda:", at, ", but this Testbed runs on ", device_);
+}
+
 // Of the images that are trained on, all must be there: create_empty_nerf_dataset() leaves that to its caller.
 void Testbed::check_images() const {
     const NerfDataset& data = *nerf.training.dataset;
     const int n = nerf.training.n_images_for_training, n_views = int(data.images.size());
-    for (int i = 0; i < (n > 0 ? std::min(n, n_views) : n_views); ++i)
+    for (int i = 0; i < (n > 0 ? std::min(n, n_views) : n_views); ++i) {
+        check_place(data, size_t(i));
         if (!data.images[size_t(i)].pixels)
             fail(data.record.views[size_t(i)].path, ": has no pixels yet; call nerf.training.set_image(", i,
                  ", …), or set nerf.training.n_images_for_training to the number of images that are there");
+    }
 }
 
 void Testbed::clear_training_data() {

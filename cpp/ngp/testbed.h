@@ -248,6 +248,7 @@ class Testbed {
     void note_device_bytes() const;
     void apply_dataset(bool keep_network);
     void push_views();
+    void check_place(const NerfDataset& dataset, size_t image) const; // of pixels that set_image() may have changed
     void check_images() const;
     void check_render_size(int width, int height, int spp) const;
     SharedArray new_array(size_t n, Placement where) const;

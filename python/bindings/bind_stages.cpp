@@ -201,15 +201,29 @@ py::tuple march(const FloatArray& grid, const FloatArray& origin, const FloatArr
     return py::make_tuple(take(std::move(t), {n}), take(std::move(dt), {n}));
 }
 
-py::array_t<bool> occupancy_bits(const FloatArray& grid) {
+OccupancyWords occupancy_words(const FloatArray& grid, const std::string& device) {
     check_grid(grid);
+    if (device != "cpu") {
+        CudaOptions options;
+        options.device = cuda_device_of(device); // raises for other names
+        return cuda_occupancy_words({grid.data(), grid.data() + grid.size()}, options);
+    }
     OccupancyGrid occupancy;
     occupancy.resize(int(grid.size() / occupancy_cells));
     occupancy.set_values(grid.data(), size_t(grid.size()));
-    py::array_t<bool> bits(grid.size());
     const OccupancyView view = occupancy.view();
-    for (py::ssize_t i = 0; i < grid.size(); ++i) bits.mutable_at(i) = (view.words[i >> 6] >> (i & 63)) & 1;
+    const auto n = grid.size() / 64;
+    return {{view.words, view.words + n}, {view.clearance, view.clearance + n}};
+}
+py::array_t<bool> occupancy_bits(const FloatArray& grid, const std::string& device) {
+    const OccupancyWords w = occupancy_words(grid, device);
+    py::array_t<bool> bits(grid.size());
+    for (py::ssize_t i = 0; i < grid.size(); ++i) bits.mutable_at(i) = (w.words[size_t(i >> 6)] >> (i & 63)) & 1;
     return bits;
+}
+py::array_t<uint8_t> occupancy_clearance(const FloatArray& grid, const std::string& device) {
+    const OccupancyWords w = occupancy_words(grid, device);
+    return py::array_t<uint8_t>(py::ssize_t(w.clearance.size()), w.clearance.data());
 }
 
 // A pixel as training sees it, from a camera of the identity's pose: (rgb linear premultiplied, alpha, origin,
@@ -268,7 +282,10 @@ void bind_stages(py::module_& m) {
     });
     m.def("march", march, py::arg("grid"), py::arg("origin"), py::arg("direction"), py::arg("cone_angle"),
           py::arg("t_start"), py::arg("t_end"), py::arg("training"));
-    m.def("occupancy_bits", occupancy_bits, py::arg("grid"));
+    m.def("occupancy_bits", occupancy_bits, py::arg("grid"), py::arg("device") = "cpu");
+    m.def(
+        "occupancy_clearance", occupancy_clearance, py::arg("grid"), py::arg("device") = "cpu",
+        "A byte for each 64 cells: by how many blocks of 4x4x4 cells all around them space is empty (OccupancyView).");
     m.def("stepping", [](float cone_angle, float t, float steps) {
         const Stepping s = Stepping::with_cone_angle(cone_angle);
         return py::make_tuple(s.n_of_t(t), s.step_length(t), s.advance(t, steps));

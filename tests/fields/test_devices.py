@@ -127,31 +127,12 @@ def test_every_kind_of_network_looks_the_same_on_both(kind, cuda, make, small_co
         pictures.append(testbed.render_channels(tiny.test_poses[1], SIZE, SIZE, fov_x=40, spp=2))
     assert psnr(*(p["rgb"] for p in pictures)) >= 50 and psnr(*(p["alpha"] for p in pictures)) >= 50
     seen = pictures[0]["alpha"] > 0.5
+    assert seen.any()
+    if kind == "nearest":  # constant within cells: the density has no gradient, and its normals no direction
+        assert all(np.all(p["normal"] == 0) for p in pictures)
+        return
     cosine = np.sum(pictures[0]["normal"] * pictures[1]["normal"], axis=-1)[seen]
-    assert seen.any() and np.mean(cosine > np.cos(np.radians(5))) >= 0.9
-
-
-@pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kernel(kind, deterministic, cuda, make, small_config, tiny, tmp_path):
-    """A few steps and pictures of every kind of network: what compute-sanitizer is run on (with test_model.py)."""
-    config = with_sections(small_config, KINDS[kind])
-    testbed = make(cuda, config, deterministic=deterministic)
-    for schedule in (OccupancySchedule.Budgeted, OccupancySchedule.Specification):
-        testbed.nerf.training.occupancy_schedule = schedule
-        testbed.fit(2, batch_size=512)
-    testbed.shall_train_encoding = False
-    testbed.fit(1, batch_size=768)
-    assert np.isfinite(testbed.loss)
-    channels = testbed.render_channels(tiny.test_poses[0], 37, 21, fov_x=40, spp=3)
-    rgba, depth = testbed.render_with_depth(19, 11, 1, False)
-    density = testbed.query(np.random.default_rng(0).uniform(-1, 1, size=(67, 3)))
-    assert np.all(np.isfinite(channels["rgb"])) and np.all(np.isfinite(rgba))
-    assert np.all(np.isfinite(depth)) and np.all(np.isfinite(density))
-    snapshot(testbed, tmp_path)
-    other = make(cuda, deterministic=deterministic)
-    other.load_snapshot(tmp_path / "state.ingp")
-    assert np.array_equal(other.params(), testbed.params())
+    assert np.mean(cosine > np.cos(np.radians(5))) >= 0.9
 
 
 def test_queries_agree(cuda, snapshot_of):
@@ -173,12 +154,30 @@ def test_queries_agree(cuda, snapshot_of):
     assert np.array_equal(occupied > 0, occupied2 > 0)
 
 
-def test_training_follows_the_cpu(cuda, tiny, small_config):
+UPDATE = 8  # the second step before which the budgeted schedule updates the occupancy grid
+
+
+def assert_same_training(losses: Sequence[float], others: Sequence[float]) -> None:
+    """Losses of two trainings by the budgeted schedule and the same rays, whose sums are rounded differently.
+
+    Adam turns small gradients, of which halves lose some digits, into whole steps: 3 %, where other rays differ by 8 %
+    (one standard deviation); 0.6 % was seen on an H100. That is up to the first occupancy update after a step: cells
+    near the threshold then fall on either side, rays get other samples, batches other rays, and what was small grows to
+    what other rays give. From there on the mean must agree. Over 92 steps it has a standard deviation of 4 % with the
+    small network (10 seeds on the CPU) and 4.8 % with base_14 (5 seeds), the quotient of two of 6.8 % at most: four of
+    those. And both trainings must get somewhere: 0.20 to 0.32 seen.
+    """
+    a, b = np.array(losses), np.array(others)
+    np.testing.assert_allclose(a[:UPDATE], b[:UPDATE], rtol=0.03)
+    assert len(a) == len(b) == 100
+    assert np.mean(a[UPDATE:]) == pytest.approx(np.mean(b[UPDATE:]), rel=0.27)
+    assert all(np.mean(one[-UPDATE:]) < 0.6 * np.mean(one[:UPDATE]) for one in (a, b))
+
+
+def test_training_follows_the_cpu(cuda, tiny):
     """The same rays and the same schedule of occupancy updates: the losses of the CPU.
 
-    Before the first step, a GPU's outputs are off by 1e-3 of themselves at most, its loss by less. From then on, Adam
-    turns small gradients, of which halves lose some digits, into whole steps: 3 %, where other rays differ by 20 %.
-    Later on it is the average that agrees.
+    Before the first step, a GPU's outputs are off by 1e-3 of themselves at most, its loss by less.
     """
     losses: dict[str, list[float]] = {}
     rays: dict[str, list[int]] = {}
@@ -191,14 +190,12 @@ def test_training_follows_the_cpu(cuda, tiny, small_config):
             losses[t.device.split(":")[0]].append(t.loss)
             rays[t.device.split(":")[0]].append(t.stats()["rays_per_step"])
 
-        testbed.fit(64, batch_size=16384, callback=note)
+        testbed.fit(100, batch_size=16384, callback=note)
     cpu, gpu = (np.array(losses[device]) for device in ("cpu", cuda))
     print(f"losses: CPU {cpu[:10]}, GPU {gpu[:10]}; rays: CPU {rays['cpu'][:10]}, GPU {rays[cuda][:10]}")
     assert rays["cpu"][0] == rays[cuda][0]
     assert gpu[0] == pytest.approx(cpu[0], rel=1e-3)
-    np.testing.assert_allclose(gpu[:10], cpu[:10], rtol=0.03)
-    assert np.mean(gpu[32:]) == pytest.approx(np.mean(cpu[32:]), rel=0.1)
-    assert np.mean(gpu[-8:]) < 0.6 * np.mean(gpu[:8])
+    assert_same_training(gpu, cpu)
 
 
 @pytest.mark.parametrize("first", ["cpu", "cuda"])
@@ -251,13 +248,14 @@ def test_general_networks_repeat_and_profiling_changes_nothing(profiling, cuda, 
 
 
 def test_without_deterministic(cuda, make):
-    """The same rays, and nearly the same losses, as in test_training_follows_the_cpu: sums of halves lose digits."""
+    """The same rays, and nearly the same losses: sums of halves lose digits."""
     losses: list[list[float]] = [[], []]
     for mine, deterministic in zip(losses, (True, False), strict=True):
         testbed = make(cuda, deterministic=deterministic)
-        testbed.fit(10, batch_size=16384, callback=lambda t, mine=mine: mine.append(t.loss))
+        testbed.nerf.training.occupancy_schedule = OccupancySchedule.Budgeted  # a GPU's own updates before every step
+        testbed.fit(100, batch_size=16384, callback=lambda t, mine=mine: mine.append(t.loss))
     assert losses[0][0] == losses[1][0]
-    np.testing.assert_allclose(*losses, rtol=0.03)
+    assert_same_training(*losses)
 
 
 def test_interleaved_testbeds_give_what_each_gives_alone(cuda, make, tiny, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -77,6 +79,28 @@ def occupied_cells(grid: ArrayLike) -> NDArray[np.bool_]:
         cells = morton_inverse(np.arange(blocks.size)) + np.uint32(GRID_SIZE // 4)
         bits[c, morton(cells)] |= blocks
     return bits
+
+
+def clearances(bits: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A byte for each block of 4x4x4 cells, (C, N_CELLS / 64), of bits (C, N_CELLS) in Morton order.
+
+    The largest v <= 8 for which the cube of 2v-1 blocks a side around the block is empty and within the grid; 0 if the
+    block itself is not empty. Counts occupied blocks in cubes by sums over all blocks before a corner.
+    """
+    most, side = 8, GRID_SIZE // 4
+    x, y, z = morton_inverse(np.arange(side**3)).astype(np.int64).T
+    out = np.zeros((len(bits), side**3), np.uint8)
+    for cascade, blocks in zip(out, bits.reshape(len(bits), -1, 64).any(axis=-1), strict=True):
+        taken = np.ones((side + 2 * most,) * 3, np.int64)  # so is everything outside
+        taken[x + most, y + most, z + most] = blocks
+        before = np.pad(taken.cumsum(0).cumsum(1).cumsum(2), ((1, 0),) * 3)
+        for v in range(1, most + 1):
+            n_taken = np.zeros(side**3, np.int64)
+            for i, j, k in product((0, 1), repeat=3):
+                corner = [a + most + (v if upper else 1 - v) for a, upper in ((x, i), (y, j), (z, k))]
+                n_taken += (-1) ** (3 - i - j - k) * before[tuple(corner)]
+            cascade[n_taken == 0] = v
+    return out
 
 
 def pack_bits(bits: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -44,6 +44,9 @@ std::unique_ptr<NerfEngine> make_cuda_nerf_engine(const CudaOptions& options) {
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput, const CudaOptions& options) {
     fail("device 'cuda:", options.device, "': ", cuda_unavailable_reason());
 }
+OccupancyWords cuda_occupancy_words(const std::vector<float>&, const CudaOptions& options) {
+    fail("device 'cuda:", options.device, "': ", cuda_unavailable_reason());
+}
 #endif
 
 } // namespace ngp

@@ -196,4 +196,11 @@ struct NerfBenchInput {
 };
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);
 
+// What an occupancy grid of given values holds for the marching of rays, as OccupancyView has it. For tests.
+struct OccupancyWords {
+    std::vector<uint64_t> words;
+    std::vector<uint8_t> clearance;
+};
+OccupancyWords cuda_occupancy_words(const std::vector<float>& values, const CudaOptions& options);
+
 } // namespace ngp

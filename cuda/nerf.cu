@@ -157,7 +157,7 @@ class CudaNerfEngine final : public NerfEngine {
         }
         timer_.mark(Stage::March, context_.stream());
         model_->functions().trace_rays(context_, {trained(), model_->scratch(), step, occupancy_->view(),
-                                                  plan.sample.stepping, plan.composite.loss});
+                                                  plan.sample.stepping, plan.composite.loss, plan.composite.depth});
         timer_.mark(Stage::Trace, context_.stream());
         launch_order(context_, step, plan.batch_size);
         timer_.mark(Stage::Order, context_.stream());
@@ -433,13 +433,15 @@ class CudaNerfEngine final : public NerfEngine {
 
     // Brings buffers, ray count, step sizes and plan to the step at hand.
     void prepare(const NerfTrainOptions& options, int64_t batch_size) {
-        if (!buffers_ || buffers_->batch_size() != batch_size) {
+        const bool with_distances = options.depth.lambda != 0.0f;
+        if (!buffers_ || buffers_->batch_size() != batch_size || buffers_->with_distances() != with_distances) {
             context_.wait();
             forget_steps();
             buffers_.reset();
             try {
                 model_->reserve_encoding_gradients(batch_capacity(batch_size));
-                buffers_ = std::make_unique<StepBuffers>(context_, batch_size, model_->is_fused(), state_.data());
+                buffers_ = std::make_unique<StepBuffers>(context_, batch_size, model_->is_fused(), with_distances,
+                                                         state_.data());
             } catch (...) {
                 model_->release_encoding_gradients(); // so that a smaller batch finds room
                 throw;
@@ -467,6 +469,8 @@ class CudaNerfEngine final : public NerfEngine {
         p.composite.density_activation = options_.density_activation;
         p.composite.loss = options_.loss;
         p.composite.near_distance = options_.near_distance;
+        p.composite.depth = options_.depth;
+        p.sample.with_distance = with_distances;
     }
 
     // The first step, or another batch size: the same samples a ray.

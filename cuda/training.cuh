@@ -73,6 +73,11 @@ struct RayOutcome {
     float loss;           // mean over channels
 };
 
+// The same of its distance, where depths are supervised.
+struct RayDistance {
+    float total = 0, gradient = 0; // expected distance; dL/d of it
+};
+
 // Sum over a warp's lower lanes, and over the lane itself.
 template <typename T>
 __device__ __forceinline__ T warp_inclusive_sum(T v) {
@@ -150,15 +155,17 @@ class TileScan {
 struct StepView {
     StepState* state = nullptr;
     TrainingRay* rays = nullptr;
-    RaySpan* spans = nullptr;       // of rays
-    float* times = nullptr;         // t of their samples that were marched ahead, a ray's side by side
-    RayOutcome* outcomes = nullptr; // of rays
-    uint32_t* hits = nullptr;       // rays with samples
+    RaySpan* spans = nullptr;             // of rays
+    float* times = nullptr;               // t of their samples that were marched ahead, a ray's side by side
+    RayOutcome* outcomes = nullptr;       // of rays
+    RayDistance* ray_distances = nullptr; // of rays with samples; null as above
+    uint32_t* hits = nullptr;             // rays with samples
     // Contributing samples, in the order of their evaluation.
     Sample* samples = nullptr;
     RawSample* raw = nullptr;
     SampleBlend* blends = nullptr;
-    half* encodings = nullptr; // fused_encoded a sample; null without FusedNetwork
+    float* distances = nullptr; // the sum of weight * t up to a sample; null: depths are not supervised
+    half* encodings = nullptr;  // fused_encoded a sample; null without FusedNetwork
     // The same, ray after ray: place of the ray's first in `order`, or unused_ray; which sample is there.
     uint32_t* first = nullptr;
     uint32_t* order = nullptr;
@@ -205,8 +212,12 @@ __device__ inline RawSample sample_gradient(const StepView& step, const Composit
         if (options.rgb_activation == Activation::Exponential) d.rgb[c] += max_of(0.0f, 1e-4f * raw.rgb[c]);
         d.rgb[c] *= loss_scale;
     }
-    d.density = density_derivative(options.density_activation, raw.density) * s.dt *
-                blend_density_gradient(ray.gradient, after, color, ray.total - blend.upto);
+    float along = blend_density_gradient(ray.gradient, after, color, ray.total - blend.upto);
+    if (step.distances) {
+        const RayDistance& distance = step.ray_distances[s.ray];
+        along += blend_distance_gradient(distance.gradient, after, s.t, distance.total - step.distances[sample]);
+    }
+    d.density = density_derivative(options.density_activation, raw.density) * s.dt * along;
     if (options.encourage_density && raw.density < 0.0f) d.density -= options.regularizer;
     if (s.t < options.near_distance && raw.density > -10.0f) d.density += options.regularizer;
     d.density *= loss_scale;

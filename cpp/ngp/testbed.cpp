@@ -9,6 +9,7 @@
 #include <ngp/core/device.h>
 #include <ngp/stages/render_rays.h>
 #include <ngp/testbed.h>
+#include <utility>
 
 namespace ngp {
 
@@ -63,16 +64,6 @@ std::unique_ptr<NerfEngine> make_engine(int device, const TestbedOptions& option
     return make_cuda_nerf_engine({device, options.deterministic, options.max_device_bytes});
 }
 
-CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& path) {
-    const float det = determinant(c.rotation());
-    if (!std::isfinite(det) || std::fabs(det) < 1e-9f || !std::isfinite(dot(c.position, c.position)))
-        fail(path, ": transform_matrix is not a camera pose (its rotation has determinant ", det, ")");
-    if (det < 0) fail(path, ": transform_matrix mirrors (determinant ", det, "); cameras must be right-handed");
-    if (std::fabs(det - 1.0f) <= 0.01f) return c;
-    const float s = 1.0f / std::cbrt(det);
-    return {c.right * s, c.down * s, c.forward * s, c.position};
-}
-
 } // namespace
 
 int cuda_device_of(const std::string& name) {
@@ -103,6 +94,7 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
     if (camera.width < 1 || camera.height < 1 || image.width != camera.width || image.height != camera.height)
         fail(path, ": the image is ", image.width, "x", image.height, ", its camera ", camera.width, "x",
              camera.height);
+    check_image(image, path);
     check_camera(camera, path);
     ViewRecord v;
     v.path = path;
@@ -113,6 +105,7 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
     record.views.push_back(std::move(v));
     images.push_back(image);
     owners.push_back(std::move(owner));
+    changed_ = true;
 }
 
 Testbed::Testbed(TestbedMode mode, const TestbedOptions& options)
@@ -143,9 +136,7 @@ void Testbed::set_dataset(NerfDataset dataset) {
     if (!(w.scale > 0 && std::isfinite(w.scale) && std::isfinite(w.offset.x + w.offset.y + w.offset.z)))
         fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
              "); scale must be positive and both finite");
-    for (size_t i = 0; i < dataset.images.size(); ++i)
-        if (const int at = dataset.images[i].device; at != host_memory && at != device_index())
-            fail(dataset.record.views[i].path, ": its pixels lie on cuda:", at, ", but this Testbed runs on ", device_);
+    for (size_t i = 0; i < dataset.images.size(); ++i) check_place(dataset, i);
     const bool keep = has_network_ && network_aabb_scale_ == scale;
     const auto replaced = nerf.training.dataset; // the engine reads its images until it gets others
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
@@ -161,18 +152,46 @@ void Testbed::apply_dataset(bool keep_network) {
     nerf.rgb_activation = d.is_hdr ? Activation::Exponential : Activation::Logistic;
     nerf.cone_angle_constant = d.aabb_scale <= 1 ? 0.0f : 1.0f / 256.0f;
     nerf.training.n_images_for_training = int(d.views.size());
+    for (const ImageView& image : nerf.training.dataset->images)
+        if (image.rays) nerf.training.near_distance = 0; // C.4
     up_dir = d.up;
     if (!keep_network) has_network_ = false;
     push_views();
 }
 
 void Testbed::push_views() {
-    const NerfDataset& data = *nerf.training.dataset;
+    NerfDataset& data = *nerf.training.dataset;
+    const std::lock_guard lock(data.mutex_.mutex);
     std::vector<TrainingView> views;
     if (data.has_images())
         for (size_t i = 0; i < data.images.size(); ++i)
             views.push_back({data.images[i], data.record.views[i].camera, data.record.views[i].start});
     engine_->set_views(std::move(views));
+    data.replaced_.clear();
+    data.changed_ = false;
+}
+
+void Testbed::create_empty_nerf_dataset(int n_images, int aabb_scale, bool is_hdr) {
+    Lock lock(mutex_);
+    set_dataset(NerfDataset::empty(n_images, aabb_scale, is_hdr));
+    nerf.training.n_images_for_training = 0;
+}
+
+void Testbed::check_place(const NerfDataset& dataset, size_t image) const {
+    if (const int at = dataset.images[image].device; at != host_memory && at != device_index())
+        fail(dataset.record.views[image].path, ": its pixels lie on cuda:", at, ", but this Testbed runs on ", device_);
+}
+
+// Of the images that are trained on, all must be there: create_empty_nerf_dataset() leaves that to its caller.
+void Testbed::check_images() const {
+    const NerfDataset& data = *nerf.training.dataset;
+    const int n = nerf.training.n_images_for_training, n_views = int(data.images.size());
+    for (int i = 0; i < (n > 0 ? std::min(n, n_views) : n_views); ++i) {
+        check_place(data, size_t(i));
+        if (!data.images[size_t(i)].pixels)
+            fail(data.record.views[size_t(i)].path, ": has no pixels yet; call nerf.training.set_image(", i,
+                 ", …), or set nerf.training.n_images_for_training to the number of images that are there");
+    }
 }
 
 void Testbed::clear_training_data() {
@@ -261,6 +280,7 @@ NerfTrainOptions Testbed::train_options() const {
     o.occupancy_schedule = t.occupancy_schedule;
     o.train_encoding = shall_train_encoding;
     o.train_network = shall_train_network;
+    o.depth = {t.depth_loss_type, t.depth_supervision_lambda};
     return o;
 }
 
@@ -271,7 +291,9 @@ void Testbed::train(int64_t batch_size) {
     if (!nerf.training.dataset->has_images())
         fail("there is no training data; call load_training_data() or set_images() first");
     const auto start = Clock::now();
+    check_images();
     ensure_network();
+    if (nerf.training.dataset->changed_) push_views();
     engine_->train_step(train_options(), batch_size);
     ++training_step_;
     step_under_way_ = true;
@@ -541,6 +563,8 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
                t.occupancy_schedule,
                0,
                t.n_images_for_training};
+    s.extra.depth_supervision_lambda = t.depth_supervision_lambda;
+    s.extra.depth_loss_type = t.depth_loss_type;
     s.train_state = engine_->train_state();
     s.rays_per_batch = s.train_state.rays_per_batch;
     s.extra.batch_size = s.train_state.rays_of_last_batch;
@@ -556,7 +580,10 @@ void Testbed::load_snapshot(const std::string& path) {
         fail(path, ": its aabb_scale is ", s.dataset.aabb_scale, ", but the loaded training data's is ",
              nerf.training.dataset->record.aabb_scale);
     config_ = parse_network_config(s.config_json, path);
-    if (!keep_images) nerf.training.dataset = std::make_shared<NerfDataset>(NerfDataset{std::move(s.dataset), {}, {}});
+    if (!keep_images) {
+        nerf.training.dataset = std::make_shared<NerfDataset>();
+        nerf.training.dataset->record = std::move(s.dataset);
+    }
     mode_ = TestbedMode::Nerf;
     apply_dataset(false);
     ensure_network();
@@ -579,6 +606,8 @@ void Testbed::load_snapshot(const std::string& path) {
         t.near_distance = s.extra.near_distance;
         t.snap_to_pixel_centers = s.extra.snap_to_pixel_centers;
         t.density_grid_decay = s.extra.occupancy_decay;
+        t.depth_supervision_lambda = s.extra.depth_supervision_lambda;
+        t.depth_loss_type = s.extra.depth_loss_type;
         // A snapshot of the CPU's must not leave a GPU with the CPU's schedule, unless it continues that very training.
         if (!on_cuda() || s.has_train_state || s.extra.occupancy_schedule == OccupancySchedule::Specification)
             t.occupancy_schedule = s.extra.occupancy_schedule;
@@ -618,8 +647,7 @@ TestbedStats Testbed::stats() const {
     note_device_bytes();
     s.device_bytes = engine_->device_bytes();
     s.peak_device_bytes = peak_device_bytes_;
-    for (const ImageView& i : nerf.training.dataset->images)
-        s.image_bytes += int64_t(i.width) * i.height * i.channels * (i.type == PixelType::U8 ? 1 : 4);
+    for (const ImageView& i : nerf.training.dataset->images) s.image_bytes += i.bytes();
     return s;
 }
 

@@ -19,11 +19,22 @@ namespace ngp {
 enum class TestbedMode : uint8_t { Nerf = 0, Sdf = 1, Image = 2, Volume = 3, None = 4 };
 enum class TrainMode : uint8_t { Nerf = 0, Rfl = 1, RflRelax = 2 };
 
+// A mutex that a copy of its owner gets anew.
+struct CopyableMutex {
+    CopyableMutex() = default;
+    CopyableMutex(const CopyableMutex&) {}
+    CopyableMutex& operator=(const CopyableMutex&) { return *this; }
+    std::mutex mutex;
+};
+
 // Training data of a NeRF: cameras and, unless it came from a snapshot, their images.
 struct NerfDataset {
     DatasetRecord record;
-    std::vector<ImageView> images;                   // of record.views
-    std::vector<std::shared_ptr<const void>> owners; // keep the pixels alive
+    std::vector<ImageView> images;                   // of record.views; without pixels until set_image(), if empty()
+    std::vector<std::shared_ptr<const void>> owners; // keep the pixels alive, and what lies beside them
+
+    // `n_images` views without images, at the origin (A.5). Raises ngp::Error for numbers that make no sense.
+    static NerfDataset empty(int n_images, int aabb_scale = 1, bool is_hdr = false);
 
     // Adds a view. `camera_to_world`: OpenGL axes (x right, y up, z back), world units; its rotation is normalised if
     // its determinant is not 1. `camera.width` and `height` are those of the image. Raises ngp::Error for what can't be
@@ -31,6 +42,23 @@ struct NerfDataset {
     void add_view(const std::string& path, const CameraMatrix& camera_to_world, const CameraModel& camera,
                   const ImageView& image, std::shared_ptr<const void> owner);
     bool has_images() const { return !images.empty() && images.size() == record.views.size(); }
+
+    // Replaces a view's image, of whatever size, and what lies beside it. The same for its camera: see add_view(); a
+    // pose may also be given in NGP space. A Testbed that has this dataset trains on them from its next step on. Raise
+    // ngp::Error for views that don't exist and for what can't be used.
+    void set_image(int view, const ImageView& image, std::shared_ptr<const void> owner);
+    void set_camera(int view, const CameraModel& camera);
+    void set_pose(int view, const CameraMatrix& camera_to_world, bool convert_to_ngp = true);
+
+  private:
+    friend class Testbed;
+    ViewRecord& view_at(int view);
+
+    // Guards views and images, which set_… may replace while a step that another thread does still reads the old ones:
+    // those are kept until the engine has the new ones.
+    mutable CopyableMutex mutex_;
+    std::vector<std::shared_ptr<const void>> replaced_;
+    bool changed_ = false; // since the engine got the views
 };
 
 struct NerfTraining {
@@ -43,6 +71,8 @@ struct NerfTraining {
     TrainMode train_mode = TrainMode::Nerf;
     float near_distance = 0.1f; // NGP units
     float density_grid_decay = 0.95f;
+    float depth_supervision_lambda = 0; // weight of the loss of depths, where images have them; 0: off
+    LossType depth_loss_type = LossType::L1;
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted; // Testbed: on CUDA, Specification
 };
 
@@ -52,6 +82,7 @@ struct NerfSettings {
     Activation density_activation = Activation::Exponential;
     float render_min_transmittance = 0.01f;
     float cone_angle_constant = 1.0f / 256.0f;
+    float sharpen = 0; // how much the images of a scene are sharpened when they are loaded; 0: not
 };
 
 // Which channels render_channels() makes.
@@ -116,6 +147,8 @@ class Testbed {
     // Testbed's device (ImageView::device).
     void set_dataset(NerfDataset dataset);
     void clear_training_data();
+    // NerfDataset::empty() as training data; n_images_for_training becomes 0, and training needs it to be set.
+    void create_empty_nerf_dataset(int n_images, int aabb_scale = 1, bool is_hdr = false);
     // New network, training from step 0.
     void reload_network_from_json(const std::string& json, const std::string& source = "network configuration");
     void reset(bool reset_density_grid = true);
@@ -215,6 +248,8 @@ class Testbed {
     void note_device_bytes() const;
     void apply_dataset(bool keep_network);
     void push_views();
+    void check_place(const NerfDataset& dataset, size_t image) const; // of pixels that set_image() may have changed
+    void check_images() const;
     void check_render_size(int width, int height, int spp) const;
     SharedArray new_array(size_t n, Placement where) const;
     NerfTrainOptions train_options() const;

@@ -1,4 +1,4 @@
-#include "arrays.h"
+#include "images.h"
 
 #include <pybind11/stl.h>
 
@@ -6,61 +6,17 @@ using namespace ngp;
 
 namespace {
 
-// Keeps a NumPy array alive from C++, which may let go of it without the GIL.
-std::shared_ptr<const void> keep_alive(py::array array) {
-    return {new py::array(std::move(array)), [](const void* p) {
-                py::gil_scoped_acquire gil;
-                delete static_cast<const py::array*>(p);
-            }};
-}
-
-// uint8 or float32 (height, width, 3 or 4), without a copy where it is contiguous.
-std::pair<ImageView, std::shared_ptr<const void>> image_of(const py::object& pixels, const std::string& path) {
-    ImageView v;
-    std::vector<py::ssize_t> shape;
-    std::shared_ptr<const void> owner;
-    if (py::isinstance<DeviceArray>(pixels)) {
-        const auto& a = pixels.cast<const DeviceArray&>();
-        v.pixels = a.data;
-        v.type = a.is_bytes ? PixelType::U8 : PixelType::F32;
-        v.device = a.memory->device();
-        shape = a.shape;
-        owner = a.memory;
-    } else {
-        py::array array = py::array::ensure(pixels);
-        if (!array) throw py::value_error(path + ": pixels must be an array");
-        const bool bytes = py::isinstance<py::array_t<uint8_t>>(array);
-        if (!bytes && array.dtype().kind() != 'f')
-            throw py::value_error(path + ": pixels must be uint8 (sRGB) or float (linear)");
-        if (bytes)
-            array = py::array_t<uint8_t, py::array::c_style>::ensure(array);
-        else
-            array = FloatArray::ensure(array);
-        if (!array) throw py::value_error(path + ": pixels must be uint8 or float");
-        v.pixels = array.data();
-        v.type = bytes ? PixelType::U8 : PixelType::F32;
-        shape.assign(array.shape(), array.shape() + array.ndim());
-        owner = keep_alive(array);
-    }
-    if (shape.size() != 3 || (shape[2] != 3 && shape[2] != 4))
-        throw py::value_error(path + ": pixels must have shape (height, width, 3 or 4)");
-    v.height = int(shape[0]);
-    v.width = int(shape[1]);
-    v.channels = int(shape[2]);
-    return {v, owner};
-}
-
 void add_view(NerfDataset& d, const std::string& path, const FloatArray& camera_to_world,
               const FloatArray& focal_length, const FloatArray& principal_point, const Lens& lens,
               const py::object& pixels) {
-    auto [image, owner] = image_of(pixels, path);
+    TrainingImage image = image_of(pixels, path);
     CameraModel camera;
     camera.focal = to_vec2(focal_length, "focal_length");
     camera.principal = to_vec2(principal_point, "principal_point");
     camera.lens = lens;
-    camera.width = image.width;
-    camera.height = image.height;
-    d.add_view(path, to_camera(camera_to_world, "camera_to_world"), camera, image, std::move(owner));
+    camera.width = image.view.width;
+    camera.height = image.view.height;
+    d.add_view(path, to_camera(camera_to_world, "camera_to_world"), camera, image.view, std::move(image.owner));
 }
 
 } // namespace
@@ -138,12 +94,12 @@ void bind_nerf(py::module_& m) {
              py::arg("principal_point"), py::arg("lens"), py::arg("pixels"),
              "Adds a view. camera_to_world: (3,4), OpenGL axes, world units; focal_length: (2,) pixels; "
              "principal_point: "
-             "(2,) relative; pixels: uint8 sRGB or float linear (H,W,3|4), straight alpha, kept without a copy if "
-             "contiguous; or a DeviceArray on the device of the Testbed that will train on it. Set scale, offset and "
-             "from_mitsuba before.");
+             "(2,) relative; pixels: a TrainingImage, or its pixels alone, on the host or on the device of the Testbed "
+             "that will train on them. Set scale, offset and from_mitsuba before.");
 
-    py::class_<NerfTraining>(m, "NerfTraining", "Options of NeRF training.")
-        .def_property_readonly("dataset", [](NerfTraining& t) { return t.dataset; })
+    py::class_<NerfTraining> training(m, "NerfTraining", "Options of NeRF training.");
+    bind_training_images(training);
+    training.def_property_readonly("dataset", [](NerfTraining& t) { return t.dataset; })
         .def_readwrite("random_bg_color", &NerfTraining::random_bg_color)
         .def_readwrite("n_images_for_training", &NerfTraining::n_images_for_training, "The first n views are used.")
         .def_readwrite("linear_colors", &NerfTraining::linear_colors)
@@ -174,5 +130,7 @@ void bind_nerf(py::module_& m) {
                        "Rays stop when less than this shines through.")
         .def_readwrite("rendering_min_transmittance", &NerfSettings::render_min_transmittance)
         .def_readwrite("cone_angle_constant", &NerfSettings::cone_angle_constant,
-                       "Growth of the march step with distance; 0: constant steps.");
+                       "Growth of the march step with distance; 0: constant steps.")
+        .def_readwrite("sharpen", &NerfSettings::sharpen,
+                       "How much load_training_data() sharpens images; 0: not. A scene's own `sharpen` replaces it.");
 }

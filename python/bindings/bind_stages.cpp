@@ -1,5 +1,5 @@
 // Single stages of the CPU kernels on NumPy arrays, so that tests can hold each against its float64 twin.
-#include "bindings.h"
+#include "images.h"
 
 #include <chrono>
 #include <ngp/core/isa.h>
@@ -118,10 +118,11 @@ py::object mlp(int n_in, int width, int n_hidden, int n_out, const FloatArray& p
     return py::make_tuple(out, d_params, d_in);
 }
 
-// Composites one ray: (rgb loss, number of contributing samples, d_raw (n, 4)).
+// Composites one ray, whose distance, if above 0, is supervised: (rgb loss, number of contributing samples, d_raw (n,
+// 4)).
 py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArray& t, const FloatArray& target,
                     const FloatArray& background, LossType loss, Activation rgb_activation, float near_distance,
-                    float regularizer, bool encourage_density) {
+                    float regularizer, bool encourage_density, const DepthSupervision& depth, float distance) {
     expect_shape(raw, {-1, 4}, "raw");
     const py::ssize_t n = raw.shape(0);
     expect_shape(dt, {n}, "dt");
@@ -129,12 +130,14 @@ py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArra
     TrainingRay ray;
     ray.target = to_vec3(target, "target");
     ray.background = to_vec3(background, "background");
+    ray.distance = distance;
     CompositeOptions o;
     o.loss = loss;
     o.rgb_activation = rgb_activation;
     o.near_distance = near_distance;
     o.regularizer = regularizer;
     o.encourage_density = encourage_density;
+    o.depth = depth;
     int count = int(n);
     float value = 0;
     py::array_t<float> d_raw({n, py::ssize_t(4)});
@@ -223,6 +226,20 @@ py::array_t<uint8_t> occupancy_clearance(const FloatArray& grid, const std::stri
     return py::array_t<uint8_t>(py::ssize_t(w.clearance.size()), w.clearance.data());
 }
 
+// A pixel as training sees it, from a camera of the identity's pose: (rgb linear premultiplied, alpha, origin,
+// direction, distance).
+py::tuple pixel_of_image(const TrainingImage& image, const CameraModel& model, int x, int y) {
+    TrainingView view;
+    view.image = image.view;
+    view.camera = model;
+    view.pose = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {0, 0, 0}};
+    const LinearPixel p = read_pixel(view.image, x, y);
+    const Vec2 uv{(float(x) + 0.5f) / float(image.view.width), (float(y) + 0.5f) / float(image.view.height)};
+    const Ray ray = pixel_ray(view, x, y, uv);
+    return py::make_tuple(to_array(p.rgb), p.alpha, to_array(ray.origin), to_array(ray.direction),
+                          pixel_distance(view, x, y, uv));
+}
+
 CameraModel lens_camera(LensMode mode, const std::vector<float>& params, int width, int height, const FloatArray& focal,
                         const FloatArray& principal) {
     CameraModel c;
@@ -249,9 +266,13 @@ void bind_stages(py::module_& m) {
     m.def("spherical_harmonics", encode_direction, py::arg("degree"), py::arg("directions"));
     m.def("mlp", mlp, py::arg("n_in"), py::arg("width"), py::arg("n_hidden"), py::arg("n_out"), py::arg("params"),
           py::arg("input"), py::arg("d_output") = py::none(), py::arg("padding") = 16, py::arg("isa") = "");
+    py::class_<DepthSupervision>(m, "DepthSupervision")
+        .def(py::init([](LossType loss, float lambda) { return DepthSupervision{loss, lambda}; }), py::arg("loss"),
+             py::arg("weight"));
     m.def("composite", composite, py::arg("raw"), py::arg("dt"), py::arg("t"), py::arg("target"), py::arg("background"),
           py::arg("loss") = LossType::Huber, py::arg("rgb_activation") = Activation::Logistic,
-          py::arg("near_distance") = 0.0f, py::arg("regularizer") = 0.0f, py::arg("encourage_density") = false);
+          py::arg("near_distance") = 0.0f, py::arg("regularizer") = 0.0f, py::arg("encourage_density") = false,
+          py::arg("depth") = DepthSupervision{}, py::arg("distance") = 0.0f);
     m.def("loss_term", [](LossType type, float prediction, float target) {
         const LossTerm t = loss_term(type, prediction, target);
         return py::make_tuple(t.value, t.gradient);
@@ -280,6 +301,12 @@ void bind_stages(py::module_& m) {
     m.def("lens_project", [](LensMode mode, const std::vector<float>& params, int width, int height,
                              const FloatArray& focal, const FloatArray& principal, const FloatArray& point) {
         return to_array(lens_camera(mode, params, width, height, focal, principal).project(to_vec3(point, "point")));
+    });
+    m.def("training_pixel", [](const TrainingImage& image, const FloatArray& focal, LensMode mode,
+                               const std::vector<float>& params, int x, int y) {
+        const FloatArray centre = to_array(Vec2{0.5f, 0.5f});
+        return pixel_of_image(image, lens_camera(mode, params, image.view.width, image.view.height, focal, centre), x,
+                              y);
     });
     m.def("srgb_to_linear", [](float v) { return srgb_to_linear(v); });
     m.def("linear_to_srgb", [](float v) { return linear_to_srgb(v); });

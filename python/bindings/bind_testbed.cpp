@@ -319,6 +319,12 @@ void bind_testbed(py::module_& m) {
             "(cascades * 128^3,) float32, Morton order: density times the minimal step; -1: seen by no camera.")
         .def("set_dataset", &Testbed::set_dataset, py::arg("dataset"), "Replaces the training data.")
         .def("clear_training_data", &Testbed::clear_training_data)
+        .def(
+            "create_empty_nerf_dataset", &Testbed::create_empty_nerf_dataset, py::arg("n_images"),
+            py::arg("aabb_scale") = 1, py::arg("is_hdr") = false,
+            "Views without images as training data, scale 0.33, offset 0.5, poses of the identity. Give them theirs by "
+            "nerf.training.set_image(), set_camera_intrinsics() and set_camera_extrinsics(), and set "
+            "nerf.training.n_images_for_training to the number of the first ones that are complete.")
         .def("reload_network_from_json_text", &Testbed::reload_network_from_json, py::arg("json"),
              py::arg("source") = "network configuration")
         .def("reset", &Testbed::reset, py::arg("reset_density_grid") = true)

@@ -93,6 +93,8 @@ inline const ngp::Vec3* as_vectors(const FloatArray& a, const char* name) {
 }
 
 void bind_arrays(py::module_& m);
+void bind_images(py::module_& m);
+void bind_training_images(py::class_<ngp::NerfTraining>& c);
 void bind_types(py::module_& m);
 void bind_nerf(py::module_& m);
 void bind_testbed(py::module_& m);

@@ -212,6 +212,10 @@ class NerfSettings:
     @rgb_activation.setter
     def rgb_activation(self, value: typing.Any) -> None: ...
     @property
+    def sharpen(self) -> float: ...
+    @sharpen.setter
+    def sharpen(self, value: typing.Any) -> None: ...
+    @property
     def training(self) -> NerfTraining: ...
 
 class NerfTraining:
@@ -221,6 +225,14 @@ class NerfTraining:
     def density_grid_decay(self) -> float: ...
     @density_grid_decay.setter
     def density_grid_decay(self, value: typing.Any) -> None: ...
+    @property
+    def depth_loss_type(self) -> LossType: ...
+    @depth_loss_type.setter
+    def depth_loss_type(self, value: typing.Any) -> None: ...
+    @property
+    def depth_supervision_lambda(self) -> float: ...
+    @depth_supervision_lambda.setter
+    def depth_supervision_lambda(self, value: typing.Any) -> None: ...
     @property
     def linear_colors(self) -> bool: ...
     @linear_colors.setter
@@ -245,6 +257,34 @@ class NerfTraining:
     def random_bg_color(self) -> bool: ...
     @random_bg_color.setter
     def random_bg_color(self, value: typing.Any) -> None: ...
+    def set_camera_extrinsics(
+        self,
+        frame_idx: typing.SupportsInt | typing.SupportsIndex,
+        camera_to_world: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        convert_to_ngp: bool = ...,
+    ) -> None: ...
+    def set_camera_intrinsics(
+        self,
+        frame_idx: typing.SupportsInt | typing.SupportsIndex,
+        fx: typing.SupportsFloat | typing.SupportsIndex = ...,
+        fy: typing.SupportsFloat | typing.SupportsIndex = ...,
+        cx: typing.SupportsFloat | typing.SupportsIndex = ...,
+        cy: typing.SupportsFloat | typing.SupportsIndex = ...,
+        k1: typing.SupportsFloat | typing.SupportsIndex = ...,
+        k2: typing.SupportsFloat | typing.SupportsIndex = ...,
+        p1: typing.SupportsFloat | typing.SupportsIndex = ...,
+        p2: typing.SupportsFloat | typing.SupportsIndex = ...,
+        k3: typing.SupportsFloat | typing.SupportsIndex = ...,
+        k4: typing.SupportsFloat | typing.SupportsIndex = ...,
+        is_fisheye: bool = ...,
+    ) -> None: ...
+    def set_image(
+        self,
+        frame_idx: typing.SupportsInt | typing.SupportsIndex,
+        img: object,
+        depth_img: object = ...,
+        depth_scale: typing.SupportsFloat | typing.SupportsIndex = ...,
+    ) -> None: ...
     @property
     def snap_to_pixel_centers(self) -> bool: ...
     @snap_to_pixel_centers.setter
@@ -292,6 +332,12 @@ class Testbed:
     def color_space(self) -> ColorSpace: ...
     @color_space.setter
     def color_space(self, value: typing.Any) -> None: ...
+    def create_empty_nerf_dataset(
+        self,
+        n_images: typing.SupportsInt | typing.SupportsIndex,
+        aabb_scale: typing.SupportsInt | typing.SupportsIndex = ...,
+        is_hdr: bool = ...,
+    ) -> None: ...
     @property
     def default_batch_size(self) -> int: ...
     def density_grid(self) -> numpy.typing.NDArray[numpy.float32]: ...
@@ -477,6 +523,19 @@ class TrainMode:
     @property
     def value(self) -> int: ...
 
+class TrainingImage:
+    def __init__(
+        self,
+        pixels: object,
+        *,
+        premultiplied: bool = ...,
+        mask: object = ...,
+        depth: object = ...,
+        depth_scale: typing.SupportsFloat | typing.SupportsIndex = ...,
+        rays: object = ...,
+        name: str = ...,
+    ) -> None: ...
+
 class TrainingImageMetadata:
     @property
     def focal_length(self) -> numpy.typing.NDArray[numpy.float32]: ...
@@ -511,6 +570,9 @@ has_cuda: bool
 
 class stages:
     """Single stages, for tests and benchmarks."""
+
+    class DepthSupervision:
+        def __init__(self, loss: LossType, weight: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
 
     class Model:
         def __init__(
@@ -553,6 +615,8 @@ class stages:
         near_distance: typing.SupportsFloat | typing.SupportsIndex = ...,
         regularizer: typing.SupportsFloat | typing.SupportsIndex = ...,
         encourage_density: bool = ...,
+        depth: stages.DepthSupervision = ...,
+        distance: typing.SupportsFloat | typing.SupportsIndex = ...,
     ) -> tuple: ...
     @staticmethod
     def cuda_ceilings(device: str = ...) -> dict: ...
@@ -697,3 +761,12 @@ class stages:
     def tonemap(
         arg0: TonemapCurve, arg1: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
     ) -> numpy.typing.NDArray[numpy.float32]: ...
+    @staticmethod
+    def training_pixel(
+        arg0: TrainingImage,
+        arg1: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        arg2: LensMode,
+        arg3: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+        arg4: typing.SupportsInt | typing.SupportsIndex,
+        arg5: typing.SupportsInt | typing.SupportsIndex,
+    ) -> tuple: ...

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyngp.dataset import Frame, Intrinsics, load_images
-from pyngp.images import linear_to_srgb
+from pyngp.images import Pixels, linear_to_srgb
 from pyngp.metrics import psnr, ssim
 from pyngp.testbed import CHANNELS, Channel, Testbed
 
@@ -26,12 +26,12 @@ class Evaluation:
 
     @property
     def psnr(self) -> float:
-        """Mean over images of the PSNR of each."""
-        return float(np.mean(list(self.psnr_per_image.values())))
+        """Mean over images of the PSNR of each; those that are masked all over don't count."""
+        return float(np.nanmean(list(self.psnr_per_image.values())))
 
     @property
     def ssim(self) -> float:
-        return float(np.mean(list(self.ssim_per_image.values())))
+        return float(np.nanmean(list(self.ssim_per_image.values())))
 
 
 @contextmanager
@@ -63,8 +63,12 @@ def render_frame(
     )  # fmt: skip
 
 
-def on_black(pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
-    """Reference picture: the file's sRGB value times its alpha, (H,W,3) in [0, 1]."""
+def on_black(pixels: Pixels, premultiplied: bool = False) -> NDArray[np.floating]:
+    """Reference picture, (H,W,3) sRGB: the file's sRGB value times its alpha; for linear files, encoded after that."""
+    if pixels.dtype != np.uint8:
+        linear = pixels.astype(np.float64)
+        straight = pixels.shape[-1] == 4 and not premultiplied
+        return linear_to_srgb(linear[..., :3] * linear[..., 3:] if straight else linear[..., :3])
     rgb = pixels[..., :3] / 255.0
     return rgb * (pixels[..., 3:] / 255.0) if pixels.shape[-1] == 4 else rgb
 
@@ -72,7 +76,7 @@ def on_black(pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
 def evaluate(
     testbed: Testbed,
     frames: Sequence[Frame],
-    images: Sequence[NDArray[np.uint8]] | None = None,
+    images: Sequence[Pixels] | None = None,
     *,
     on_view: Callable[[Frame, dict[str, NDArray[np.float32]]], None] | None = None,
     channels: Sequence[Channel] = ("rgb",),
@@ -80,7 +84,7 @@ def evaluate(
 ) -> Evaluation:
     """Renders every frame through its own lens and compares with its image (design section 7).
 
-    on_view gets each frame and its rendered channels.
+    Masked pixels don't count. on_view gets each frame and its rendered channels.
     """
     images = load_images(frames) if images is None else images
     result = Evaluation()
@@ -88,9 +92,9 @@ def evaluate(
         for i, (frame, image) in enumerate(zip(frames, images, strict=True)):
             assert frame.intrinsics is not None
             rendered = render_frame(testbed, frame, frame.intrinsics, channels)
-            prediction, reference = linear_to_srgb(rendered["rgb"]), on_black(image)
-            result.psnr_per_image[frame.file_path] = psnr(prediction, reference)
-            result.ssim_per_image[frame.file_path] = ssim(prediction, reference)
+            prediction, reference = linear_to_srgb(rendered["rgb"]), on_black(image, frame.premultiplied)
+            result.psnr_per_image[frame.file_path] = psnr(prediction, reference, frame.mask)
+            result.ssim_per_image[frame.file_path] = ssim(prediction, reference, frame.mask)
             if on_view:
                 on_view(frame, rendered)
             if progress:

@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-# Tried in this order for a path without an extension (specification C.4), as far as Pillow reads them.
-EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tga", "webp")
+# Tried in this order for a path without an extension: those of specification C.4 that Pillow and OpenEXR read.
+EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tga", "pnm", "psd", "exr", "webp")
+
+# Of an image: uint8 sRGB, or floating linear.
+Pixels = NDArray[np.uint8] | NDArray[np.floating]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -68,7 +72,8 @@ def _decoded(data: bytes) -> NDArray[np.uint8]:
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Reads an image as (height, width, 3 or 4) uint8, sRGB, straight alpha.
 
-    16-bit and palette images are reduced to 8 bits a channel. Raises RuntimeError that names the file.
+    Palette images become RGB, and of 16-bit channels the upper 8 bits are kept, as in instant-ngp: training images stay
+    a quarter of what floats would take. (EXR is for more.) Raises RuntimeError that names the file.
     """
     try:
         # At once: Pillow would read and seek a few hundred times, and each call switches threads.
@@ -77,31 +82,33 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         return _decoded(data)
     except FileNotFoundError:
         raise RuntimeError(f"{path}: no such image file") from None
-    except UnidentifiedImageError:  # Pillow's message names the buffer instead of the file
+    except UnidentifiedImageError:
+        if data.startswith(b"#?"):
+            raise RuntimeError(f"{path}: Radiance images (.hdr) can't be read; convert it to OpenEXR (.exr)") from None
+        # Pillow's message names the buffer instead of the file.
         raise RuntimeError(f"{path}: cannot be read as an image: cannot identify image file {str(path)!r}") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise RuntimeError(f"{path}: cannot be read as an image: {error}") from error
 
 
-Picture = Future[NDArray[np.uint8]]
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
 
 
 @contextmanager
-def image_readers() -> Iterator[Callable[[Path], Picture]]:
-    """Threads for read_image(). What they have not begun when the block ends, if by Ctrl-C, is not done."""
+def reader_threads(read: Callable[[Item], Loaded]) -> Iterator[Callable[[Item], Future[Loaded]]]:
+    """Threads for `read`. What they have not begun when the block ends, if by Ctrl-C, is not done."""
     workers = max(1, min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4))
     pool = ThreadPoolExecutor(workers)
     try:
-        yield lambda path: pool.submit(read_image, path)
+        yield lambda item: pool.submit(read, item)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def gather_images(
-    pictures: Sequence[Picture], progress: Callable[[int, int], None] | None = None
-) -> list[NDArray[np.uint8]]:
+def gather(pictures: Sequence[Future[Loaded]], progress: Callable[[int, int], None] | None = None) -> list[Loaded]:
     """Waits for images in order. `progress` is called with (done, total)."""
-    images: list[NDArray[np.uint8]] = []
+    images: list[Loaded] = []
     for picture in pictures:
         images.append(picture.result())
         if progress:
@@ -111,8 +118,8 @@ def gather_images(
 
 def read_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[NDArray[np.uint8]]:
     """Reads images in parallel, in order. `progress` is called with (done, total)."""
-    with image_readers() as read:
-        return gather_images([read(path) for path in paths], progress)
+    with reader_threads(read_image) as read:
+        return gather([read(path) for path in paths], progress)
 
 
 def to_bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:

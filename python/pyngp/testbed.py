@@ -21,8 +21,10 @@ from pyngp.dataset import (
     lens_keys,
     load_json,
     read_scene,
+    set_sharpening,
 )
 from pyngp.network import resolve_config
+from pyngp.training_arrays import OneAnImage, one_an_image, training_image
 
 FloatArray = NDArray[np.float32]
 Channel = Literal["rgb", "alpha", "depth", "normal"]
@@ -86,9 +88,13 @@ class Testbed(_core.Testbed):
         """Loads a transforms.json, or a folder of them, with its images.
 
         Frames that the transforms file `exclude` lists are left out. `progress` gets (images done, images in all).
-        Keeps the network unless aabb_scale changes.
+        Keeps the network unless aabb_scale changes. Images are sharpened by nerf.sharpen, which the scene may set.
         """
-        self.set_dataset(build_dataset(read_scene(path, exclude=exclude), progress))
+        scene = read_scene(path, exclude=exclude)
+        if scene.sharpen is not None:
+            self.nerf.sharpen = scene.sharpen
+        set_sharpening(scene, self.nerf.sharpen)
+        self.set_dataset(build_dataset(scene, progress))
 
     def set_images(
         self,
@@ -100,6 +106,8 @@ class Testbed(_core.Testbed):
         scale: float = 0.33,
         offset: ArrayLike = (0.5, 0.5, 0.5),
         aabb_scale: int = 1,
+        masks: OneAnImage = None,
+        depths: OneAnImage = None,
     ) -> None:
         """Training data from arrays.
 
@@ -109,6 +117,11 @@ class Testbed(_core.Testbed):
         cameras: (N,3,4) or (N,4,4) camera-to-world, OpenGL axes, world units.
         intrinsics: (fl_x, fl_y, cx, cy) in pixels, for all or (N,4) one an image.
         lens: of all images; Lens says what the parameters, and the focal length, are.
+        masks: (N,H,W) bool, or a sequence with one, or None, an image: training leaves out pixels where it is True, as
+            with instant-ngp's mask files and NumPy's masked arrays. (nerfstudio's say what to keep: pass ~mask.)
+        depths: (N,H,W) float, or a sequence likewise: depth of each pixel along the camera's forward axis, world
+            units, as render_channels() gives it; where it is not finite or not above 0, it is unknown. (FTheta and
+            360 degree lenses: distance from the camera.) nerf.training.depth_supervision_lambda is their weight.
         scale, offset, aabb_scale: NGP space = world * scale + offset; the scene box is a cube of side aabb_scale there.
 
         Raises ValueError for other shapes and types, values that are not finite, and arrays that lie on another device
@@ -123,6 +136,8 @@ class Testbed(_core.Testbed):
             values = np.tile(values, (len(pictures), 1))
         if values.shape != (len(pictures), 4):
             raise ValueError(f"intrinsics must have shape (4,) or ({len(pictures)}, 4), not {values.shape}")
+        masks = one_an_image(masks, "masks", len(pictures))
+        depths = one_an_image(depths, "depths", len(pictures))
         dataset = _core.NerfDataset()
         dataset.scale, dataset.offset, dataset.aabb_scale = (
             scale,
@@ -130,17 +145,10 @@ class Testbed(_core.Testbed):
             aabb_scale,
         )
         for i, (picture, pose, (fl_x, fl_y, cx, cy)) in enumerate(zip(pictures, poses, values, strict=True)):
-            if picture.ndim != 3 or picture.shape[2] not in (3, 4) or picture.size == 0:
-                raise ValueError(f"image {i} must have shape (height, width, 3 or 4), not {picture.shape}")
-            if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
-                if not np.issubdtype(picture.dtype, np.floating):
-                    raise ValueError(f"image {i} is {picture.dtype}; it must be uint8 (sRGB) or float (linear)")
-                picture = np.ascontiguousarray(picture, np.float32)
-                if not np.isfinite(picture).all():
-                    raise ValueError(f"image {i} holds values that are not finite")
+            image = training_image(picture, masks[i], depths[i], scale, f"image {i}")
             height, width = picture.shape[:2]
             center = (cx / width, cy / height)
-            dataset.add_view(f"image {i}", pose[:3], (fl_x, fl_y), center, lens or _core.Lens(), picture)
+            dataset.add_view(f"image {i}", pose[:3], (fl_x, fl_y), center, lens or _core.Lens(), image)
         self.set_dataset(dataset)
 
     def _pictures(self, images: AnyArray | Sequence[AnyArray]) -> list[Any]:

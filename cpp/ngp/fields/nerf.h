@@ -46,6 +46,7 @@ struct NerfTrainOptions {
     bool snap_to_pixel_centers = true;
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted;
     bool train_encoding = true, train_network = true;
+    DepthSupervision depth;
 
     bool operator==(const NerfTrainOptions&) const = default;
 };

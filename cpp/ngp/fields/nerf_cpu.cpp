@@ -416,6 +416,8 @@ class CpuNerfEngine final : public NerfEngine {
         p.composite.density_activation = options_.density_activation;
         p.composite.loss = options_.loss;
         p.composite.near_distance = options_.near_distance;
+        p.composite.depth = options_.depth;
+        p.sample.with_distance = options_.depth.lambda != 0.0f;
         // E.4 adds 1e-4 to gradients that are scaled by 128/n_rays; ours are those of the sum over rays.
         p.composite.regularizer = 1e-4f * float(p.n_rays) / 128.0f;
         p.composite.encourage_density = occupancy_.mean() < occupancy_threshold;

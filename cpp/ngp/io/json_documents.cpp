@@ -343,7 +343,9 @@ Json write_extra(const ExtraSettings& e) {
             {"occupancy_decay", e.occupancy_decay},
             {"occupancy_schedule", int(e.occupancy_schedule)},
             {"batch_size", e.batch_size},
-            {"n_images", e.n_images}};
+            {"n_images", e.n_images},
+            {"depth_supervision_lambda", e.depth_supervision_lambda},
+            {"depth_loss_type", int(e.depth_loss_type)}};
 }
 ExtraSettings read_extra(const Node& n) {
     ExtraSettings e;
@@ -358,6 +360,8 @@ ExtraSettings read_extra(const Node& n) {
     e.occupancy_schedule = OccupancySchedule(n.integer("occupancy_schedule", int(e.occupancy_schedule), 0, 1));
     if (n.has("batch_size")) e.batch_size = n.at("batch_size").integer(0, int64_t(1) << 40);
     e.n_images = n.integer("n_images", 0, 0, 1 << 24);
+    e.depth_supervision_lambda = n.number("depth_supervision_lambda", e.depth_supervision_lambda);
+    e.depth_loss_type = LossType(n.integer("depth_loss_type", int(e.depth_loss_type), 0, int(LossType::RelativeL2)));
     return e;
 }
 

@@ -58,6 +58,8 @@ struct ExtraSettings {
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted;
     int64_t batch_size = 0;
     int n_images = 0;
+    float depth_supervision_lambda = 0;
+    LossType depth_loss_type = LossType::L1;
 };
 
 struct Snapshot {

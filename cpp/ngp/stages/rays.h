@@ -1,5 +1,5 @@
 // Stage: training rays (specification E.4). The body of `SampleTrainingRays` draws ray i of a step: an image, a pixel
-// of it, the colour that compositing should reach, and where marching starts.
+// of it, the colour and distance that compositing should reach, and where marching starts.
 #pragma once
 
 #include <ngp/formulas/march.h>
@@ -24,9 +24,10 @@ struct ColorOptions {
 };
 
 struct TrainingRay {
-    RayMarcher march; // t: first stepping position, t_end: exit of the scene box
-    Vec3 target;      // in the network's compositing space
-    Vec3 background;  // likewise
+    RayMarcher march;   // t: first stepping position, t_end: exit of the scene box
+    Vec3 target;        // in the network's compositing space
+    Vec3 background;    // likewise
+    float distance = 0; // at which it should end, NGP units; 0: unknown
 };
 
 // What compositing should reach for a pixel in front of a background (sRGB).
@@ -62,6 +63,7 @@ struct SampleTrainingRays {
     int n_rays = 0; // of this step
     int n_images = 0;
     bool snap_to_pixel_centers = true;
+    bool with_distance = false;  // depth maps are wanted
     TrainingRay* rays = nullptr; // ray i goes to rays[i - first_ray]
     int64_t first_ray = 0;
 
@@ -81,8 +83,9 @@ struct SampleTrainingRays {
 
         TrainingRay& ray = rays[i - first_ray];
         form_target(color, read_pixel(view.image, x, y), background, ray);
-        const Ray line = camera_ray(view.camera, view.pose, uv);
+        const Ray line = pixel_ray(view, x, y, uv);
         if (!line.exists()) ray.target = ray.background; // no samples, and no loss
+        ray.distance = with_distance ? pixel_distance(view, x, y, uv) : 0.0f;
         const Vec2 inside = intersect(scene.box, line.origin, line.direction);
         const float t_start = stepping.advance(max_of(inside.x, 0.0f), start);
         ray.march = RayMarcher::starting(line.origin, line.direction, t_start, inside.x == FLT_MAX ? 0.0f : inside.y);

@@ -17,7 +17,6 @@
 namespace ngp {
 
 enum class TestbedMode : uint8_t { Nerf = 0, Sdf = 1, Image = 2, Volume = 3, None = 4 };
-enum class TrainMode : uint8_t { Nerf = 0, Rfl = 1, RflRelax = 2 };
 
 // Training data of a NeRF: cameras and, unless it came from a snapshot, their images.
 struct NerfDataset {
@@ -41,6 +40,10 @@ struct NerfTraining {
     bool snap_to_pixel_centers = true;
     LossType loss_type = LossType::Huber;
     TrainMode train_mode = TrainMode::Nerf;
+    // Importance sampling (error_map.h): where in the images, which images, and whether sharp places count more.
+    bool sample_focal_plane_proportional_to_error = false;
+    bool sample_image_proportional_to_error = false;
+    bool include_sharpness_in_error = false;
     float near_distance = 0.1f; // NGP units
     float density_grid_decay = 0.95f;
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted; // Testbed: on CUDA, Specification
@@ -204,6 +207,7 @@ class Testbed {
     Vec3 up_dir{0, 1, 0}, sun_dir{0.57735026f, 0.57735026f, 0.57735026f};
     float bounding_radius = 1.0f;
     bool shall_train = false, shall_train_encoding = true, shall_train_network = true;
+    bool max_level_rand_training = false; // level_cut.h
     int64_t training_batch_size = 1 << 18;
 
   private:

@@ -152,17 +152,17 @@ void bind_nerf(py::module_& m) {
         .def_readwrite("near_distance", &NerfTraining::near_distance, "NGP units.")
         .def_readwrite("density_grid_decay", &NerfTraining::density_grid_decay)
         .def_readwrite("occupancy_schedule", &NerfTraining::occupancy_schedule)
-        .def_property(
-            "train_mode", [](const NerfTraining& t) { return t.train_mode; },
-            [](NerfTraining&, TrainMode mode) {
-                // instant-ngp without its run-time compiler does the same (specification E.4).
-                if (mode != TrainMode::Nerf &&
-                    PyErr_WarnEx(PyExc_UserWarning,
-                                 "train_mode: Rfl and RflRelax are not available here; training goes on in mode Nerf",
-                                 1) < 0)
-                    throw py::error_already_set();
-            },
-            "Nerf. Other modes warn and leave it.");
+        .def_readwrite("train_mode", &NerfTraining::train_mode,
+                       "Nerf compares a ray's composited colour with its target, Rfl each sample's, RflRelax at each "
+                       "sample what a ray from there on would show. Nerf is the default (instant-ngp's is RflRelax).")
+        .def_readwrite("sample_focal_plane_proportional_to_error",
+                       &NerfTraining::sample_focal_plane_proportional_to_error,
+                       "Half of the rays go where the images' errors are large. CPU only.")
+        .def_readwrite("sample_image_proportional_to_error", &NerfTraining::sample_image_proportional_to_error,
+                       "Half of the rays go to images in proportion to their errors. CPU only.")
+        .def_readwrite("include_sharpness_in_error", &NerfTraining::include_sharpness_in_error,
+                       "Errors count in proportion to the sharpness of the image where they are; with one of the "
+                       "sample_* options.");
 
     py::class_<NerfSettings>(m, "NerfSettings", "NeRF options beyond training.")
         .def_property_readonly(

@@ -38,7 +38,7 @@ struct NerfTraining {
     bool random_bg_color = true;
     bool linear_colors = false;
     bool snap_to_pixel_centers = true;
-    LossType loss_type = LossType::Huber;
+    LossType loss_type = LossType::L2; // a new network sets its configuration's
     TrainMode train_mode = TrainMode::Nerf;
     // Importance sampling (error_map.h): where in the images, which images, and whether sharp places count more.
     bool sample_focal_plane_proportional_to_error = false;
@@ -51,7 +51,7 @@ struct NerfTraining {
 
 struct NerfSettings {
     NerfTraining training;
-    Activation rgb_activation = Activation::Logistic;
+    Activation rgb_activation = Activation::Exponential; // loading data sets it
     Activation density_activation = Activation::Exponential;
     float render_min_transmittance = 0.01f;
     float cone_angle_constant = 1.0f / 256.0f;

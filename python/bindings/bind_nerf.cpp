@@ -71,6 +71,10 @@ void bind_nerf(py::module_& m) {
         .def_property(
             "lens", [](ViewRecord& v) -> Lens& { return v.camera.lens; },
             [](ViewRecord& v, const Lens& l) { v.camera.lens = l; }, py::return_value_policy::reference_internal)
+        .def_property(
+            "camera_distortion", [](ViewRecord& v) -> Lens& { return v.camera.lens; },
+            [](ViewRecord& v, const Lens& l) { v.camera.lens = l; }, py::return_value_policy::reference_internal,
+            "The same as lens.")
         .def_property_readonly(
             "resolution",
             [](const ViewRecord& v) {
@@ -106,6 +110,14 @@ void bind_nerf(py::module_& m) {
                                    return paths;
                                })
         .def_property_readonly("has_images", &NerfDataset::has_images)
+        .def_property_readonly(
+            "envmap_resolution",
+            [](const NerfDataset&) {
+                py::array_t<int> a(2);
+                a.mutable_at(0) = a.mutable_at(1) = 0;
+                return a;
+            },
+            "(2,) int32: zeros; no dataset has an environment map (specification C.2).")
         .def_property(
             "scale", [](const NerfDataset& d) { return d.record.world.scale; },
             [](NerfDataset& d, float v) { d.record.world.scale = v; }, "NGP units per world unit.")

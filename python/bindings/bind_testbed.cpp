@@ -254,12 +254,17 @@ void bind_camera(py::class_<Testbed>& c) {
 
 void bind_options(py::class_<Testbed>& c) {
     c.def_property(
-         "background_color", [](const Testbed& t) { return t.background_color; },
+         "background_color",
+         [](const Testbed& t) {
+             FloatArray a(4);
+             std::copy(t.background_color.begin(), t.background_color.end(), a.mutable_data());
+             return a;
+         },
          [](Testbed& t, const std::vector<float>& v) {
              if (v.size() != 3 && v.size() != 4) throw py::value_error("background_color must have 3 or 4 values");
              std::copy(v.begin(), v.end(), t.background_color.begin());
          },
-         "RGBA, sRGB, straight alpha.")
+         "(4,) float32: RGBA, sRGB, straight alpha; a copy.")
         .def_readwrite("exposure", &Testbed::exposure, "Stops.")
         .def_readwrite("color_space", &Testbed::color_space)
         .def_readwrite("tonemap_curve", &Testbed::tonemap_curve)

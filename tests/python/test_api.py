@@ -44,7 +44,7 @@ def test_enums(name):
 
 DEFAULTS = {
     "shall_train": False, "shall_train_encoding": True, "shall_train_network": True,
-    "training_batch_size": 262144, "training_step": 0, "loss": 0.0, "background_color": [0, 0, 0, 1],
+    "training_batch_size": 262144, "training_step": 0, "loss": 0.0,
     "exposure": 0.0, "color_space": ColorSpace.Linear, "tonemap_curve": TonemapCurve.Identity,
     "snap_to_pixel_centers": False, "render_near_distance": 0.0, "fov_axis": 1, "zoom": 1.0,
     "mode": getattr(pyngp.TestbedMode, "None"), "device": pyngp.devices()[0].id, "root_dir": "",

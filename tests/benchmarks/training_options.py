@@ -40,17 +40,29 @@ def random_levels(testbed: Testbed) -> None:
     testbed.max_level_rand_training = True
 
 
+# Settings at a fraction of the training. run.py has RflRelax from step 15000 to 30000 of 35000, and Nerf otherwise.
+Schedule = dict[float, Callable[[Testbed], None]]
+RUN_PY: Schedule = {0.0: mode(TrainMode.Nerf), 15 / 35: mode(TrainMode.RflRelax), 30 / 35: mode(TrainMode.Nerf)}
 IMAGE, PIXEL = "sample_image_proportional_to_error", "sample_focal_plane_proportional_to_error"
-OPTIONS: dict[str, Callable[[Testbed], None]] = {
+OPTIONS: dict[str, Callable[[Testbed], None] | Schedule] = {
     "nerf": mode(TrainMode.Nerf),
     "rfl": mode(TrainMode.Rfl),
     "rflrelax": mode(TrainMode.RflRelax),
+    "rflrelax-run.py": RUN_PY,
     "error": errors(IMAGE, PIXEL),
     "error-image": errors(IMAGE),
     "error-pixel": errors(PIXEL),
     "error-sharpness": errors(IMAGE, PIXEL, "include_sharpness_in_error"),
     "random-levels": random_levels,
 }
+
+
+def train(testbed: Testbed, option: Callable[[Testbed], None] | Schedule, steps: int, batch_size: int) -> None:
+    schedule = option if isinstance(option, dict) else {0.0: option}
+    ends = [*(round(fraction * steps) for fraction in schedule), steps][1:]
+    for setting, end in zip(schedule.values(), ends, strict=True):
+        setting(testbed)
+        testbed.fit(end - testbed.training_step, batch_size=batch_size)
 
 
 def main() -> None:
@@ -78,8 +90,7 @@ def main() -> None:
         for seed in map(int, arguments.seeds.split(",")):
             testbed = Testbed(config=arguments.config, device=arguments.device, seed=seed)
             testbed.load_training_data(arguments.scene, exclude=arguments.test)
-            OPTIONS[name](testbed)
-            testbed.fit(arguments.steps, batch_size=arguments.batch_size)
+            train(testbed, OPTIONS[name], arguments.steps, arguments.batch_size)
             pictures: list[np.ndarray] = []
             result = evaluate(testbed, frames, images, on_view=lambda _, r, p=pictures: p.append(r["rgb"]))
             pairs = zip(pictures, images, strict=True)

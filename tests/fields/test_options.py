@@ -229,9 +229,10 @@ def test_rendering(option, device, model):
     assert np.all(np.isfinite(changed)) and np.abs(changed - plain).max() > 1e-3
 
 
-def test_options_are_off_their_defaults(small_config):
+def test_options_are_off_their_defaults(tiny, small_config):
     """Or their lines would show nothing."""
     for option in (*TRAINING, *RENDERING):
-        testbed = Testbed(config=small_config, device="cpu")
+        testbed = Testbed(data=tiny.train, config=small_config, device="cpu")
+        testbed.n_params()
         set_options(testbed, option.given)
         assert not np.array_equal(get_option(testbed, option.path), option.value), option.path

@@ -5,9 +5,9 @@ here is taken from the library.
 
 Owners: testbed is Testbed(); nerf, training and dataset its parts; view a TrainingImageMetadata; the others are objects
 of the classes of A.13 as their constructor makes them. Access: rw or ro. Default: NO where the specification names none
-or it depends on what was loaded. Types: a Python type; an enum's name; "box" or "lens"; the name of another class;
-"object" for any; or float32[…] and int32[…], arrays of that shape. Parameters: names and, after "=", defaults; a
-positional one, to which the specification gives no name, is an underscore.
+or it depends on what was loaded. Types: a Python type, or "number" for int or float; an enum's name; "box" or "lens";
+the name of another class; "object" for any; or float32[…] and int32[…], arrays of that shape. Parameters: names and,
+after "=", defaults; a positional one, to which the specification gives no name, is an underscore.
 
 Left out: members that raise TypeError in instant-ngp, because their type is not registered (B5: `transforms`,
 CameraKeyframe.R, render_start_time), and what A.8 has in builds with a window only.
@@ -92,8 +92,8 @@ MEMBERS = [
         ("visualized_layer", "rw", 0, "int"),
         ("bounding_radius", "ro", 1.0, "float"),
         ("dynamic_res", "rw", True, "bool"),
-        ("dynamic_res_target_fps", "rw", 20, "int"),
-        ("fixed_res_factor", "rw", 8, "int"),
+        ("dynamic_res_target_fps", "rw", 20, "number"),
+        ("fixed_res_factor", "rw", 8, "number"),
         ("dlss", "rw", False, "bool"),
         ("dlss_sharpening", "rw", 0.0, "float"),
         ("display_gui", "rw", True, "bool"),

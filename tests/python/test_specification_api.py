@@ -98,6 +98,8 @@ def check_type(value: Any, kind: str) -> None:
         assert value.shape == tuple(map(int, array[2].split(",")))
     elif kind in ("bool", "int", "float", "str", "list"):
         assert type(value).__name__ == kind
+    elif kind == "number":
+        assert type(value) in (int, float)
     elif kind in ("box", "lens"):
         assert isinstance(value, {"box": pyngp.BoundingBox, "lens": pyngp.Lens}[kind])
     elif kind != "object":

@@ -94,6 +94,7 @@ class CudaNerfEngine final : public NerfEngine {
 
     void train_step(const NerfTrainOptions& options, int64_t batch_size) override {
         if (images_.n_views() == 0) fail("there are no training images; load a scene or call set_images() first");
+        check_supported(options);
         const DeviceGuard guard(context_.device());
         prepare(options, batch_size);
         if (timer_.is_on())
@@ -152,12 +153,13 @@ class CudaNerfEngine final : public NerfEngine {
         const StepView step = step_view(parity_);
         if (!marched_) {
             launch_restart(context_, step);
-            launch_march(context_, context_.stream(), step, sample_of(plan), occupancy_->view(), plan.composite.loss,
-                         false);
+            launch_march(context_, context_.stream(), step, sample_of(plan), occupancy_->view(),
+                         plan.composite.objective, false);
         }
         timer_.mark(Stage::March, context_.stream());
         model_->functions().trace_rays(context_, {trained(), model_->scratch(), step, occupancy_->view(),
-                                                  plan.sample.stepping, plan.composite.loss, plan.composite.depth});
+                                                  plan.sample.stepping, plan.composite.objective,
+                                                  plan.composite.depth});
         timer_.mark(Stage::Trace, context_.stream());
         launch_order(context_, step, plan.batch_size);
         timer_.mark(Stage::Order, context_.stream());
@@ -169,7 +171,7 @@ class CudaNerfEngine final : public NerfEngine {
             check(cudaEventRecord(fork_, context_.stream()), "event");
             check(cudaStreamWaitEvent(side_stream_, fork_), "event");
             launch_march(context_, side_stream_, step_view(1 - parity_), sample_of(plan), occupancy_->view(),
-                         plan.composite.loss, true);
+                         plan.composite.objective, true);
             check(cudaEventRecord(join_, side_stream_), "event");
         }
         model_->launch_scatter_gradients(source());
@@ -375,6 +377,14 @@ class CudaNerfEngine final : public NerfEngine {
   private:
     using Stage = StageTimer::Stage;
 
+    // Options that only the CPU's engine has.
+    static void check_supported(const NerfTrainOptions& o) {
+        const char* remedy = ": not on CUDA yet; switch it off, or use device=\"cpu\"";
+        if (o.error_map.by_image) fail("sample_image_proportional_to_error", remedy);
+        if (o.error_map.by_pixel) fail("sample_focal_plane_proportional_to_error", remedy);
+        if (o.random_levels) fail("max_level_rand_training", remedy);
+    }
+
     bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
     SceneView scene() const {
         return {images_.views(), images_.n_views(), model_->box(), occupancy_->n_cascades() - 1};
@@ -467,7 +477,7 @@ class CudaNerfEngine final : public NerfEngine {
         p.sample.snap_to_pixel_centers = options_.snap_to_pixel_centers;
         p.composite.rgb_activation = options_.rgb_activation;
         p.composite.density_activation = options_.density_activation;
-        p.composite.loss = options_.loss;
+        p.composite.objective = {options_.train_mode, options_.loss};
         p.composite.near_distance = options_.near_distance;
         p.composite.depth = options_.depth;
         p.sample.with_distance = with_distances;

@@ -17,7 +17,7 @@ struct TraceRaysJob {
     StepView step;
     OccupancyView occupancy;
     Stepping stepping;
-    LossType loss;
+    Objective objective;
     DepthSupervision depth;
 };
 
@@ -139,7 +139,9 @@ class RayTracer {
     __device__ void composite(bool sampled, Vec3 p, float t, float dt, const RawSample& raw) {
         const float sigma = density_from_raw(job_.model.density_activation, raw.density);
         const float alpha = sampled ? segment_alpha(sigma, dt) : 0.0f;
-        const Vec3 color = sample_color(job_.model.rgb_activation, raw);
+        Vec3 color = sample_color(job_.model.rgb_activation, raw);
+        if (job_.objective.mode == TrainMode::Rfl && active_) // its loss is what is added up
+            color = blended_quantity(job_.objective, color, job_.step.rays[ray_.ray].target);
         evaluated_ += sampled;
 
         // One sample after the other, so that the result does not depend on the size of groups. Samples behind the one
@@ -172,7 +174,7 @@ class RayTracer {
         if (ends && in_group_ == 0) {
             const TrainingRay& ray = job_.step.rays[ray_.ray];
             job_.step.outcomes[ray_.ray] =
-                ray_outcome(job_.loss, ray, ray_.blend.rgb, stopped ? 0.0f : ray_.blend.transmittance,
+                ray_outcome(job_.objective, ray, ray_.blend.rgb, stopped ? 0.0f : ray_.blend.transmittance,
                             ray_.fits ? ray_.count : unused_ray);
             if (job_.step.distances)
                 job_.step.ray_distances[ray_.ray] = {

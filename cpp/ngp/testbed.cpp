@@ -270,6 +270,10 @@ NerfTrainOptions Testbed::train_options() const {
     o.color.random_background = t.random_bg_color;
     o.color.background = {background_color[0], background_color[1], background_color[2]};
     o.loss = t.loss_type;
+    o.train_mode = t.train_mode;
+    o.error_map = {t.sample_image_proportional_to_error, t.sample_focal_plane_proportional_to_error,
+                   t.include_sharpness_in_error};
+    o.random_levels = max_level_rand_training;
     o.rgb_activation = nerf.rgb_activation;
     o.density_activation = nerf.density_activation;
     o.near_distance = t.near_distance;
@@ -565,6 +569,14 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
                t.n_images_for_training};
     s.extra.depth_supervision_lambda = t.depth_supervision_lambda;
     s.extra.depth_loss_type = t.depth_loss_type;
+    s.extra.loss = t.loss_type;
+    s.extra.train_mode = t.train_mode;
+    s.extra.rgb_activation = nerf.rgb_activation;
+    s.extra.density_activation = nerf.density_activation;
+    s.extra.sample_image_by_error = t.sample_image_proportional_to_error;
+    s.extra.sample_pixel_by_error = t.sample_focal_plane_proportional_to_error;
+    s.extra.sharpness_in_error = t.include_sharpness_in_error;
+    s.extra.random_levels = max_level_rand_training;
     s.train_state = engine_->train_state();
     s.rays_per_batch = s.train_state.rays_per_batch;
     s.extra.batch_size = s.train_state.rays_of_last_batch;
@@ -608,12 +620,20 @@ void Testbed::load_snapshot(const std::string& path) {
         t.density_grid_decay = s.extra.occupancy_decay;
         t.depth_supervision_lambda = s.extra.depth_supervision_lambda;
         t.depth_loss_type = s.extra.depth_loss_type;
+        t.train_mode = s.extra.train_mode;
+        t.sample_image_proportional_to_error = s.extra.sample_image_by_error;
+        t.sample_focal_plane_proportional_to_error = s.extra.sample_pixel_by_error;
+        t.include_sharpness_in_error = s.extra.sharpness_in_error;
+        max_level_rand_training = s.extra.random_levels;
+        if (s.extra.rgb_activation) nerf.rgb_activation = *s.extra.rgb_activation;
+        if (s.extra.density_activation) nerf.density_activation = *s.extra.density_activation;
         // A snapshot of the CPU's must not leave a GPU with the CPU's schedule, unless it continues that very training.
         if (!on_cuda() || s.has_train_state || s.extra.occupancy_schedule == OccupancySchedule::Specification)
             t.occupancy_schedule = s.extra.occupancy_schedule;
         if (s.extra.n_images > 0 && keep_images) t.n_images_for_training = s.extra.n_images;
         has_network_ = false; // the seed also drives training's random numbers
         ensure_network();
+        if (s.extra.loss) t.loss_type = *s.extra.loss; // a new network sets its configuration's
     }
     engine_->set_params(s.params);
     if (s.has_train_state) {

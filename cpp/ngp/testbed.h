@@ -17,7 +17,6 @@
 namespace ngp {
 
 enum class TestbedMode : uint8_t { Nerf = 0, Sdf = 1, Image = 2, Volume = 3, None = 4 };
-enum class TrainMode : uint8_t { Nerf = 0, Rfl = 1, RflRelax = 2 };
 
 // A mutex that a copy of its owner gets anew.
 struct CopyableMutex {
@@ -67,8 +66,12 @@ struct NerfTraining {
     bool random_bg_color = true;
     bool linear_colors = false;
     bool snap_to_pixel_centers = true;
-    LossType loss_type = LossType::Huber;
+    LossType loss_type = LossType::L2; // a new network sets its configuration's
     TrainMode train_mode = TrainMode::Nerf;
+    // Importance sampling (error_map.h): where in the images, which images, and whether sharp places count more.
+    bool sample_focal_plane_proportional_to_error = false;
+    bool sample_image_proportional_to_error = false;
+    bool include_sharpness_in_error = false;
     float near_distance = 0.1f; // NGP units
     float density_grid_decay = 0.95f;
     float depth_supervision_lambda = 0; // weight of the loss of depths, where images have them; 0: off
@@ -78,7 +81,7 @@ struct NerfTraining {
 
 struct NerfSettings {
     NerfTraining training;
-    Activation rgb_activation = Activation::Logistic;
+    Activation rgb_activation = Activation::Exponential; // loading data sets it
     Activation density_activation = Activation::Exponential;
     float render_min_transmittance = 0.01f;
     float cone_angle_constant = 1.0f / 256.0f;
@@ -237,6 +240,7 @@ class Testbed {
     Vec3 up_dir{0, 1, 0}, sun_dir{0.57735026f, 0.57735026f, 0.57735026f};
     float bounding_radius = 1.0f;
     bool shall_train = false, shall_train_encoding = true, shall_train_network = true;
+    bool max_level_rand_training = false; // level_cut.h
     int64_t training_batch_size = 1 << 18;
 
   private:

@@ -27,6 +27,10 @@ void bind_nerf(py::module_& m) {
         .def_property(
             "lens", [](ViewRecord& v) -> Lens& { return v.camera.lens; },
             [](ViewRecord& v, const Lens& l) { v.camera.lens = l; }, py::return_value_policy::reference_internal)
+        .def_property(
+            "camera_distortion", [](ViewRecord& v) -> Lens& { return v.camera.lens; },
+            [](ViewRecord& v, const Lens& l) { v.camera.lens = l; }, py::return_value_policy::reference_internal,
+            "The same as lens.")
         .def_property_readonly(
             "resolution",
             [](const ViewRecord& v) {
@@ -62,6 +66,14 @@ void bind_nerf(py::module_& m) {
                                    return paths;
                                })
         .def_property_readonly("has_images", &NerfDataset::has_images)
+        .def_property_readonly(
+            "envmap_resolution",
+            [](const NerfDataset&) {
+                py::array_t<int> a(2);
+                a.mutable_at(0) = a.mutable_at(1) = 0;
+                return a;
+            },
+            "(2,) int32: zeros; no dataset has an environment map (specification C.2).")
         .def_property(
             "scale", [](const NerfDataset& d) { return d.record.world.scale; },
             [](NerfDataset& d, float v) { d.record.world.scale = v; }, "NGP units per world unit.")
@@ -108,17 +120,17 @@ void bind_nerf(py::module_& m) {
         .def_readwrite("near_distance", &NerfTraining::near_distance, "NGP units.")
         .def_readwrite("density_grid_decay", &NerfTraining::density_grid_decay)
         .def_readwrite("occupancy_schedule", &NerfTraining::occupancy_schedule)
-        .def_property(
-            "train_mode", [](const NerfTraining& t) { return t.train_mode; },
-            [](NerfTraining&, TrainMode mode) {
-                // instant-ngp without its run-time compiler does the same (specification E.4).
-                if (mode != TrainMode::Nerf &&
-                    PyErr_WarnEx(PyExc_UserWarning,
-                                 "train_mode: Rfl and RflRelax are not available here; training goes on in mode Nerf",
-                                 1) < 0)
-                    throw py::error_already_set();
-            },
-            "Nerf. Other modes warn and leave it.");
+        .def_readwrite("train_mode", &NerfTraining::train_mode,
+                       "Nerf compares a ray's composited colour with its target, Rfl each sample's, RflRelax at each "
+                       "sample what a ray from there on would show. Nerf is the default (instant-ngp's is RflRelax).")
+        .def_readwrite("sample_focal_plane_proportional_to_error",
+                       &NerfTraining::sample_focal_plane_proportional_to_error,
+                       "Half of the rays go where the images' errors are large. CPU only.")
+        .def_readwrite("sample_image_proportional_to_error", &NerfTraining::sample_image_proportional_to_error,
+                       "Half of the rays go to images in proportion to their errors. CPU only.")
+        .def_readwrite("include_sharpness_in_error", &NerfTraining::include_sharpness_in_error,
+                       "Errors count in proportion to the sharpness of the image where they are; with one of the "
+                       "sample_* options.");
 
     py::class_<NerfSettings>(m, "NerfSettings", "NeRF options beyond training.")
         .def_property_readonly(

@@ -121,8 +121,7 @@ py::object mlp(int n_in, int width, int n_hidden, int n_out, const FloatArray& p
 // Composites one ray, whose distance, if above 0, is supervised: (rgb loss, number of contributing samples, d_raw (n,
 // 4)).
 py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArray& t, const FloatArray& target,
-                    const FloatArray& background, LossType loss, Activation rgb_activation, float near_distance,
-                    float regularizer, bool encourage_density, const DepthSupervision& depth, float distance) {
+                    const FloatArray& background, const CompositeOptions& o, float distance) {
     expect_shape(raw, {-1, 4}, "raw");
     const py::ssize_t n = raw.shape(0);
     expect_shape(dt, {n}, "dt");
@@ -131,13 +130,6 @@ py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArra
     ray.target = to_vec3(target, "target");
     ray.background = to_vec3(background, "background");
     ray.distance = distance;
-    CompositeOptions o;
-    o.loss = loss;
-    o.rgb_activation = rgb_activation;
-    o.near_distance = near_distance;
-    o.regularizer = regularizer;
-    o.encourage_density = encourage_density;
-    o.depth = depth;
     int count = int(n);
     float value = 0;
     py::array_t<float> d_raw({n, py::ssize_t(4)});
@@ -145,6 +137,49 @@ py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArra
     CompositeAndLoss{o, &ray,   reinterpret_cast<const RawSample*>(raw.data()),     dt.data(), t.data(),
                      n, &count, reinterpret_cast<RawSample*>(d_raw.mutable_data()), &value}(0);
     return py::make_tuple(value, count, d_raw);
+}
+
+// Tiles (72, 128) of a uint8 image (H, W, 3 or 4).
+py::array_t<float> sharpness_of(const py::array_t<uint8_t, py::array::c_style | py::array::forcecast>& image) {
+    if (image.ndim() != 3 || image.shape(2) < 3 || image.shape(2) > 4)
+        throw py::value_error("image must have shape (height, width, 3 or 4)");
+    ImageView view;
+    view.pixels = image.data();
+    view.height = int(image.shape(0));
+    view.width = int(image.shape(1));
+    view.channels = int(image.shape(2));
+    return take(image_sharpness(view), {sharpness_height, sharpness_width});
+}
+
+// Rays drawn by error maps (n_images, height, width): image (N,), position (N, 2) and probability density (N,) of each,
+// and the place of its cell in the next map, (N,).
+py::tuple draw_by_error(const FloatArray& maps, bool by_image, bool by_pixel, uint64_t seed, int n_rays) {
+    expect_shape(maps, {-1, -1, -1}, "maps");
+    const int n_images = int(maps.shape(0));
+    ErrorMap::State state;
+    state.n_images = n_images;
+    state.width = state.drawn_width = int(maps.shape(2));
+    state.height = state.drawn_height = int(maps.shape(1));
+    state.drawn.assign(maps.data(), maps.data() + maps.size());
+    state.errors.assign(state.drawn.size(), 0.0f);
+    state.interval = 1;
+    ErrorMap map;
+    map.set_state(state);
+    map.begin_step({by_image, by_pixel, false}, {}, n_images, n_rays);
+    const ErrorSampling sampling = map.sampling();
+    py::array_t<int> image(n_rays), cell(n_rays);
+    py::array_t<float> uv({n_rays, 2}), density(n_rays);
+    Pcg32 r = Pcg32::seeded(seed);
+    for (int i = 0; i < n_rays; ++i) {
+        int chosen = i % n_images;
+        Vec2 at{r.next_float(), r.next_float()};
+        density.mutable_at(i) = sampling.choose(r, n_images, chosen, at);
+        r.advance(error_map_draws);
+        image.mutable_at(i) = chosen;
+        uv.mutable_at(i, 0) = at.x, uv.mutable_at(i, 1) = at.y;
+        cell.mutable_at(i) = int(sampling.cell(chosen, at));
+    }
+    return py::make_tuple(image, uv, density, cell);
 }
 
 // GFLOP/s of the MLP kernels' matrix product alone, on a tile that stays in the first-level cache.
@@ -269,10 +304,32 @@ void bind_stages(py::module_& m) {
     py::class_<DepthSupervision>(m, "DepthSupervision")
         .def(py::init([](LossType loss, float lambda) { return DepthSupervision{loss, lambda}; }), py::arg("loss"),
              py::arg("weight"));
-    m.def("composite", composite, py::arg("raw"), py::arg("dt"), py::arg("t"), py::arg("target"), py::arg("background"),
-          py::arg("loss") = LossType::Huber, py::arg("rgb_activation") = Activation::Logistic,
-          py::arg("near_distance") = 0.0f, py::arg("regularizer") = 0.0f, py::arg("encourage_density") = false,
-          py::arg("depth") = DepthSupervision{}, py::arg("distance") = 0.0f);
+    m.def(
+        "composite",
+        [](const FloatArray& raw, const FloatArray& dt, const FloatArray& t, const FloatArray& target,
+           const FloatArray& background, LossType loss, Activation rgb_activation, float near_distance,
+           float regularizer, bool encourage_density, Activation density_activation, TrainMode mode,
+           const DepthSupervision& depth, float distance) {
+            CompositeOptions o;
+            o.objective = {mode, loss};
+            o.rgb_activation = rgb_activation;
+            o.density_activation = density_activation;
+            o.near_distance = near_distance;
+            o.regularizer = regularizer;
+            o.encourage_density = encourage_density;
+            o.depth = depth;
+            return composite(raw, dt, t, target, background, o, distance);
+        },
+        py::arg("raw"), py::arg("dt"), py::arg("t"), py::arg("target"), py::arg("background"),
+        py::arg("loss") = LossType::Huber, py::arg("rgb_activation") = Activation::Logistic,
+        py::arg("near_distance") = 0.0f, py::arg("regularizer") = 0.0f, py::arg("encourage_density") = false,
+        py::arg("density_activation") = Activation::Exponential, py::arg("mode") = TrainMode::Nerf,
+        py::arg("depth") = DepthSupervision{}, py::arg("distance") = 0.0f);
+    m.def("error_map_side", error_map_side, py::arg("rays"), py::arg("limit"));
+    m.def("image_sharpness", sharpness_of, py::arg("image"));
+    m.def("draw_by_error", draw_by_error, py::arg("maps"), py::arg("by_image"), py::arg("by_pixel"), py::arg("seed"),
+          py::arg("n_rays"));
+    m.def("levels_below", [](float u, int n_levels) { return levels_below(drawn_max_level(u), n_levels); });
     m.def("loss_term", [](LossType type, float prediction, float target) {
         const LossTerm t = loss_term(type, prediction, target);
         return py::make_tuple(t.value, t.gradient);

@@ -254,12 +254,17 @@ void bind_camera(py::class_<Testbed>& c) {
 
 void bind_options(py::class_<Testbed>& c) {
     c.def_property(
-         "background_color", [](const Testbed& t) { return t.background_color; },
+         "background_color",
+         [](const Testbed& t) {
+             FloatArray a(4);
+             std::copy(t.background_color.begin(), t.background_color.end(), a.mutable_data());
+             return a;
+         },
          [](Testbed& t, const std::vector<float>& v) {
              if (v.size() != 3 && v.size() != 4) throw py::value_error("background_color must have 3 or 4 values");
              std::copy(v.begin(), v.end(), t.background_color.begin());
          },
-         "RGBA, sRGB, straight alpha.")
+         "(4,) float32: RGBA, sRGB, straight alpha; a copy.")
         .def_readwrite("exposure", &Testbed::exposure, "Stops.")
         .def_readwrite("color_space", &Testbed::color_space)
         .def_readwrite("tonemap_curve", &Testbed::tonemap_curve)
@@ -280,6 +285,8 @@ void bind_options(py::class_<Testbed>& c) {
         .def_readwrite("shall_train", &Testbed::shall_train)
         .def_readwrite("shall_train_encoding", &Testbed::shall_train_encoding)
         .def_readwrite("shall_train_network", &Testbed::shall_train_network)
+        .def_readwrite("max_level_rand_training", &Testbed::max_level_rand_training,
+                       "Half of the rays are trained with a random number of grid levels, coarsest first. CPU only.")
         .def_readwrite("training_batch_size", &Testbed::training_batch_size, "Samples of a step that frame() does.")
         .def_property_readonly("nerf", [](Testbed& t) -> NerfSettings& { return t.nerf; }, internal);
 }

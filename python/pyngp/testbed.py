@@ -31,6 +31,7 @@ Channel = Literal["rgb", "alpha", "depth", "normal"]
 CHANNELS: tuple[Channel, ...] = ("rgb", "alpha", "depth", "normal")
 PathLike = str | os.PathLike[str]
 
+_json_text = json.dumps
 _CONFIG_KEYS = ("parent", "network", "encoding", "loss", "optimizer")
 
 
@@ -53,6 +54,8 @@ class Testbed(_core.Testbed):
     max_device_bytes: GPU memory that may be taken; None: all that is free. Images that don't fit stay in the host's.
 
     Raises RuntimeError for anything that can't be used, naming the file and field.
+
+    The attribute `jit_fusion` is there for instant-ngp's scripts and has no effect: nothing is compiled at run time.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -71,6 +74,7 @@ class Testbed(_core.Testbed):
         any_mode = getattr(_core.TestbedMode, "None")
         super().__init__(any_mode if mode is None else mode, device, seed, deterministic, max_device_bytes)
         self.root_dir = ""
+        self.jit_fusion = False
         if data is not None:
             self.load_training_data(data)
         if config is not None:
@@ -190,10 +194,10 @@ class Testbed(_core.Testbed):
         source = in_root if self.root_dir and not Path(name).is_file() and in_root.is_file() else name
         self.reload_network_from_json_text(json.dumps(resolve_config(source)), str(source))
 
-    def reload_network_from_json(self, config: dict[str, Any], config_base_path: PathLike = "") -> None:
+    def reload_network_from_json(self, json: dict[str, Any], config_base_path: PathLike = "") -> None:
         """New network from a dictionary; its `parent`, if any, is relative to config_base_path."""
         folder = Path(config_base_path) if config_base_path else None
-        self.reload_network_from_json_text(json.dumps(resolve_config(config, folder)))
+        self.reload_network_from_json_text(_json_text(resolve_config(json, folder)))
 
     def save_snapshot(self, path: PathLike, include_optimizer_state: bool = False, compress: bool = True) -> None:
         """Writes an .ingp snapshot atomically. With the optimizer's state, training resumes exactly."""
@@ -204,6 +208,10 @@ class Testbed(_core.Testbed):
         super().load_snapshot(os.fspath(path))
 
     # --- training ---------------------------------------------------------------------------------
+
+    def want_repl(self) -> bool:
+        """False: there is no window in which a user could ask for a prompt."""
+        return False
 
     def fit(
         self,

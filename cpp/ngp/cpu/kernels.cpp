@@ -60,9 +60,25 @@ RawSample raw_sample(const Activations& a, int s) {
     return {{rgb[0], rgb[1], rgb[2]}, a.density.output[s * a.density.output_stride]};
 }
 
-// Networks on n samples of a tile whose direction encodings are already in the rgb network's input.
-void forward_tile(const NerfModelView& model, const PositionTile& tile, const Activations& a, int n, bool with_rgb) {
+// Zeroes the columns of grid levels that samples don't see (level_cut.h). `max_level`: of each sample.
+void cut_levels(const EncodingShape& shape, const float* max_level, int n, float* rows, int stride) {
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        if (part.kind != EncodingKind::Grid) continue;
+        for (int s = 0; s < n; ++s) {
+            const int seen = levels_below(max_level[s], part.n_levels);
+            float* columns = rows + s * stride + part.out_begin;
+            for (int j = seen * part.n_features; j < part.n_levels * part.n_features; ++j) columns[j] = 0.0f;
+        }
+    }
+}
+
+// Networks on n samples of a tile whose direction encodings are already in the rgb network's input. `max_level` as in
+// cut_levels(), or null for all levels.
+void forward_tile(const NerfModelView& model, const PositionTile& tile, const Activations& a, int n, bool with_rgb,
+                  const float* max_level = nullptr) {
     encode_positions(*model.position, model.encoding_params, tile, n, a.density.input[0], a.density.input_stride[0]);
+    if (max_level) cut_levels(*model.position, max_level, n, a.density.input[0], a.density.input_stride[0]);
     mlp_forward(weights_of(model.density), a.density, n);
     if (with_rgb) mlp_forward(weights_of(model.rgb), a.rgb, n);
 }
@@ -100,9 +116,9 @@ void store_gradients(const EncodingShape& shape, GradientTiles& tiles, const Pos
 }
 
 // Backward of a tile whose activations are in `a` and upstream gradients in workspace.d_output (rgb, rows of 16) and
-// d_density.
+// d_density. `max_level`: of each sample, or null.
 void backward_tile(const NerfModelView& model, const PositionTile& p, const Activations& a, const float* d_density,
-                   int n, NerfWorkspace& w, TrainChunk& results) {
+                   int n, NerfWorkspace& w, TrainChunk& results, const float* max_level = nullptr) {
     const int rgb_in = a.rgb.input_stride[0], enc = a.density.input_stride[0], n_geo = model.density.shape.n_out;
     mlp_backward(weights_of(model.rgb), a.rgb,
                  {w.d_output, 16, 3, results.rgb_gradient, w.d_encoding, rgb_in, n_geo, {w.scratch[0], w.scratch[1]}},
@@ -119,6 +135,7 @@ void backward_tile(const NerfModelView& model, const PositionTile& p, const Acti
                   model.position->n_out,
                   {w.scratch[0], w.scratch[1]}},
                  n);
+    if (max_level) cut_levels(*model.position, max_level, n, w.d_input, enc);
     store_gradients(*model.position, *results.tiles, p, w.d_input, enc, n);
 }
 
@@ -177,7 +194,10 @@ void evaluate_wave(const TrainChunk& c, NerfWorkspace& w, const Wave& wave, int6
                         dir_width);
         }
         pad_positions(tile, n);
-        forward_tile(model, tile, a, n, true);
+        float max_level[tile_size];
+        if (c.sample.random_levels)
+            for (int s = 0; s < n; ++s) max_level[s] = w.rays[wave.sample_ray[begin + s]].max_level;
+        forward_tile(model, tile, a, n, true, c.sample.random_levels ? max_level : nullptr);
     }
 }
 
@@ -209,10 +229,11 @@ class TileGatherer {
     TileGatherer(TrainChunk& c, NerfWorkspace& w)
         : c_(c), w_(w), a_(*c.model, w.tile, w.stride, 0), scale_(box_scale(c.model->box)) {}
 
-    void add(Vec3 position, int64_t row, const RawSample& d) {
+    void add(const TrainingRay& ray, float t, int64_t row, const RawSample& d) {
         for (int k = 0; k < w_.n_layers - 1; ++k) // the output layer's values are not needed
             copy_floats(w_.tile[k] + n_ * w_.stride[k], w_.layer[k] + row * w_.stride[k], w_.stride[k]);
-        set_position(tile_, n_, c_.model->box, scale_, position);
+        set_position(tile_, n_, c_.model->box, scale_, ray.march.position(t));
+        max_level_[n_] = ray.max_level;
         float* out = w_.d_output + n_ * 16;
         out[0] = d.rgb[0], out[1] = d.rgb[1], out[2] = d.rgb[2];
         d_density_[n_] = d.density;
@@ -221,7 +242,7 @@ class TileGatherer {
     void flush() {
         if (n_ == 0) return;
         pad_positions(tile_, n_);
-        backward_tile(*c_.model, tile_, a_, d_density_, n_, w_, c_);
+        backward_tile(*c_.model, tile_, a_, d_density_, n_, w_, c_, c_.sample.random_levels ? max_level_ : nullptr);
         n_ = 0;
     }
 
@@ -231,7 +252,7 @@ class TileGatherer {
     Activations a_;
     Vec3 scale_;
     PositionTile tile_;
-    float d_density_[tile_size];
+    float d_density_[tile_size], max_level_[tile_size];
     int n_ = 0;
 };
 
@@ -269,11 +290,13 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
     TileGatherer gather(c, w);
     for (int i = 0; i < c.n_rays; ++i) {
         composite(i);
-        c.loss += double(w.loss[i]);
+        const float error = w.loss[i] * w.rays[i].inverse_density;
+        c.loss += double(error);
+        if (c.errors) c.errors[i] = {w.rays[i].error_cell, error};
         c.samples += w.count[i];
         for (int k = 0; k < w.count[i]; ++k) {
             const int64_t at = int64_t(i) * max_samples_per_ray + k;
-            gather.add(w.rays[i].march.position(w.t[at]), w.row[at], w.d_raw[at]);
+            gather.add(w.rays[i], w.t[at], w.row[at], w.d_raw[at]);
         }
     }
     gather.flush();

@@ -84,14 +84,15 @@ struct TrainChunk {
     OccupancyView occupancy;
     SampleTrainingRays sample;
     CompositeOptions composite;
-    float* visited = nullptr; // per occupancy cell: takes part in OccupancyGrid::fresh(); null: not wanted
+    RayError* errors = nullptr; // of rays from first_ray on; null: not wanted
+    float* visited = nullptr;   // per occupancy cell: takes part in OccupancyGrid::fresh(); null: not wanted
     int64_t first_ray = 0;
     int n_rays = 0; // at most max_rays_per_chunk
     // Results, added to what is there
     float* density_gradient = nullptr; // packed
     float* rgb_gradient = nullptr;
     GradientTiles* tiles = nullptr;
-    double loss = 0;
+    double loss = 0;         // divided by the density of the rays' pixels
     int64_t samples = 0;     // that contributed
     int64_t evaluated = 0;   // by the networks
     int64_t marching_ns = 0; // drawing rays and marching, of the worker

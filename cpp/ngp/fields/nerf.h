@@ -7,6 +7,7 @@
 #include <ngp/core/memory.h>
 #include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
+#include <ngp/stages/error_map.h>
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
 #include <ngp/stages/optimizer.h>
@@ -37,6 +38,9 @@ std::vector<float> initial_nerf_params(const NerfModelShape& shape, uint64_t see
 struct NerfTrainOptions {
     ColorOptions color;
     LossType loss = LossType::Huber;
+    TrainMode train_mode = TrainMode::Nerf;
+    ErrorMapOptions error_map;  // CPU only
+    bool random_levels = false; // level_cut.h; CPU only
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
     float near_distance = 0.1f;
@@ -81,6 +85,7 @@ struct NerfTrainState {
     std::vector<float> occupancy_fresh; // OccupancyGrid::fresh()
     int n_images_seen = 0;              // of the last visibility test
     float loss = 0;
+    ErrorMap::State error_map;
 };
 
 struct StageTimes { // milliseconds, summed over the steps since reset

@@ -82,6 +82,7 @@ class CpuNerfEngine final : public NerfEngine {
     void set_views(std::vector<TrainingView> views) override {
         views_ = std::move(views);
         state_.n_images_seen = 0; // other cameras may see other cells
+        errors_.reset();
     }
 
     void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) override {
@@ -108,6 +109,7 @@ class CpuNerfEngine final : public NerfEngine {
         gradient_.assign(shape_.n_params(), 0.0f);
         reset_occupancy();
         state_ = {};
+        errors_.reset();
         last_step_ = {};
         set_params(initial_nerf_params(shape_, seed));
     }
@@ -120,6 +122,7 @@ class CpuNerfEngine final : public NerfEngine {
         const StepPlan plan = plan_step(batch_size);
         averaged_fresh_ = false;
         last_step_ = training_step(*this, plan);
+        errors_.end_step(last_step_.rays);
         state_.rays_per_batch = next_ray_count(last_step_.rays, last_step_.samples, batch_size);
         ++state_.step;
         state_.loss = last_step_.loss;
@@ -201,6 +204,7 @@ class CpuNerfEngine final : public NerfEngine {
                 c.sample = plan.sample;
                 c.sample.scene = scene();
                 c.composite = plan.composite;
+                if (RayError* const errors = errors_.ray_errors()) c.errors = errors + (first + lane_index) * chunk;
                 if (visits_by_training()) c.visited = occupancy_.fresh().data();
                 c.first_ray = (first + lane_index) * chunk;
                 c.n_rays = int(std::min<int64_t>(chunk, plan.n_rays - c.first_ray));
@@ -347,6 +351,7 @@ class CpuNerfEngine final : public NerfEngine {
         s.params.assign(params_.begin(), params_.end());
         s.optimizer = optimizer_.state();
         s.occupancy_fresh = occupancy_.fresh();
+        s.error_map = errors_.state();
         return s;
     }
     void set_train_state(const NerfTrainState& s) override {
@@ -357,6 +362,8 @@ class CpuNerfEngine final : public NerfEngine {
         state_.params.clear();
         state_.optimizer = {};
         state_.occupancy_fresh.clear();
+        errors_.set_state(std::move(state_.error_map));
+        state_.error_map = {};
         if (s.occupancy_fresh.size() == occupancy_.fresh().size()) occupancy_.fresh() = s.occupancy_fresh;
         averaged_fresh_ = false;
     }
@@ -378,7 +385,7 @@ class CpuNerfEngine final : public NerfEngine {
         n += optimizer_.bytes() + int64_t(occupancy_.values().size()) * 8;
         for (const CpuLane& lane : lanes_) n += int64_t(lane.tile_memory.size()) * 4;
         for (const auto& w : workspaces_) n += w->bytes();
-        return n;
+        return n + errors_.bytes();
     }
 
   private:
@@ -411,16 +418,20 @@ class CpuNerfEngine final : public NerfEngine {
         p.sample.n_rays = p.n_rays;
         p.sample.n_images = p.n_images;
         p.sample.snap_to_pixel_centers = options_.snap_to_pixel_centers;
+        p.sample.random_levels = options_.random_levels;
+        errors_.begin_step(options_.error_map, views_, p.n_images, p.n_rays);
+        p.sample.errors = errors_.sampling();
 
         p.composite.rgb_activation = options_.rgb_activation;
         p.composite.density_activation = options_.density_activation;
-        p.composite.loss = options_.loss;
+        p.composite.objective = {options_.train_mode, options_.loss};
         p.composite.near_distance = options_.near_distance;
         p.composite.depth = options_.depth;
         p.sample.with_distance = options_.depth.lambda != 0.0f;
         // E.4 adds 1e-4 to gradients that are scaled by 128/n_rays; ours are those of the sum over rays.
         p.composite.regularizer = 1e-4f * float(p.n_rays) / 128.0f;
-        p.composite.encourage_density = occupancy_.mean() < occupancy_threshold;
+        p.composite.encourage_density =
+            options_.train_mode == TrainMode::Nerf && occupancy_.mean() < occupancy_threshold;
         return p;
     }
 
@@ -491,6 +502,7 @@ class CpuNerfEngine final : public NerfEngine {
     NerfTrainState state_; // its parameters live in params_, its optimizer part in optimizer_
     NerfOptimizer optimizer_;
     OccupancyGrid occupancy_;
+    ErrorMap errors_;
     CpuModel model_, averaged_model_;
     AlignedVector<float> params_, averaged_, gradient_; // params_: fp32 masters
     bool averaged_fresh_ = false;

@@ -269,6 +269,36 @@ Json write_optimizer(const Json& config, const Json& adam, const Json& averages,
     return j;
 }
 
+Json write_error_map(const ErrorMap::State& s) {
+    return {{"n_images", s.n_images},
+            {"size", {s.width, s.height}},
+            {"errors_binary", binary(s.errors)},
+            {"drawn_size", {s.drawn_width, s.drawn_height}},
+            {"drawn_binary", binary(s.drawn)},
+            {"steps", s.steps},
+            {"interval", s.interval}};
+}
+// The maps of `n_views` images at most.
+ErrorMap::State read_error_map(const Node& n, size_t n_views) {
+    ErrorMap::State s;
+    s.n_images = int(n.at("n_images").integer(0, int64_t(n_views)));
+    auto read_map = [&](const char* size_key, const char* key, int lowest, int& width, int& height) {
+        const Node size = n.at(size_key);
+        size.expect_size(2);
+        width = int(size.at(size_t(0)).integer(lowest, 1 << 14));
+        height = int(size.at(1).integer(lowest, 1 << 14));
+        const std::vector<float> v = values<float>(n.at(key), size_t(s.n_images) * size_t(width) * size_t(height));
+        for (const float e : v)
+            if (!(e >= 0 && std::isfinite(e))) fail(n.where(), ".", key, ": holds ", e, "; errors are not negative");
+        return v;
+    };
+    s.errors = read_map("size", "errors_binary", s.n_images > 0, s.width, s.height);
+    s.drawn = read_map("drawn_size", "drawn_binary", 0, s.drawn_width, s.drawn_height);
+    s.steps = uint32_t(n.at("steps").integer(0, UINT32_MAX));
+    s.interval = uint32_t(n.at("interval").integer(s.n_images > 0, INT32_MAX));
+    return s;
+}
+
 Json write_train_state(const NerfTrainState& s, const OptimizerArrays& a, const std::vector<float>& grid) {
     return {{"params_binary", binary(s.params)},
             {"average_binary", binary(a.average)},
@@ -279,7 +309,8 @@ Json write_train_state(const NerfTrainState& s, const OptimizerArrays& a, const 
             {"rays_per_batch", s.rays_per_batch},
             {"rays_of_last_batch", s.rays_of_last_batch},
             {"occupancy_updates", s.occupancy_updates},
-            {"n_images_seen", s.n_images_seen}};
+            {"n_images_seen", s.n_images_seen},
+            {"error_map", write_error_map(s.error_map)}};
 }
 
 Node innermost_optimizer(const Node& n) { return n.has("nested") ? innermost_optimizer(n.at("nested")) : n; }
@@ -318,6 +349,7 @@ void read_train_state(const Node& snapshot, const NerfModelShape& shape, Snapsho
         t.rays_of_last_batch = p.at("rays_of_last_batch").integer(0, int64_t(1) << 40);
         t.occupancy_updates = uint32_t(p.at("occupancy_updates").integer(0, UINT32_MAX));
         t.n_images_seen = int(p.at("n_images_seen").integer(0, 1 << 24));
+        if (p.has("error_map")) t.error_map = read_error_map(p.at("error_map"), s.dataset.views.size());
     } else {
         // e_n of adam_update.h for a debiased average equal to the weights.
         a.average_steps.assign(n, steps);
@@ -333,19 +365,28 @@ void read_train_state(const Node& snapshot, const NerfModelShape& shape, Snapsho
 }
 
 Json write_extra(const ExtraSettings& e) {
-    return {{"seed", e.seed},
-            {"color_space", int(e.color_space)},
-            {"linear_colors", e.linear_colors},
-            {"random_background", e.random_background},
-            {"cone_angle", e.cone_angle},
-            {"near_distance", e.near_distance},
-            {"snap_to_pixel_centers", e.snap_to_pixel_centers},
-            {"occupancy_decay", e.occupancy_decay},
-            {"occupancy_schedule", int(e.occupancy_schedule)},
-            {"batch_size", e.batch_size},
-            {"n_images", e.n_images},
-            {"depth_supervision_lambda", e.depth_supervision_lambda},
-            {"depth_loss_type", int(e.depth_loss_type)}};
+    Json j{{"seed", e.seed},
+           {"color_space", int(e.color_space)},
+           {"linear_colors", e.linear_colors},
+           {"random_background", e.random_background},
+           {"cone_angle", e.cone_angle},
+           {"near_distance", e.near_distance},
+           {"snap_to_pixel_centers", e.snap_to_pixel_centers},
+           {"occupancy_decay", e.occupancy_decay},
+           {"occupancy_schedule", int(e.occupancy_schedule)},
+           {"batch_size", e.batch_size},
+           {"n_images", e.n_images},
+           {"depth_supervision_lambda", e.depth_supervision_lambda},
+           {"depth_loss_type", int(e.depth_loss_type)},
+           {"train_mode", int(e.train_mode)},
+           {"sample_image_proportional_to_error", e.sample_image_by_error},
+           {"sample_focal_plane_proportional_to_error", e.sample_pixel_by_error},
+           {"include_sharpness_in_error", e.sharpness_in_error},
+           {"max_level_rand_training", e.random_levels}};
+    if (e.loss) j["loss_type"] = int(*e.loss);
+    if (e.rgb_activation) j["rgb_activation"] = int(*e.rgb_activation);
+    if (e.density_activation) j["density_activation"] = int(*e.density_activation);
+    return j;
 }
 ExtraSettings read_extra(const Node& n) {
     ExtraSettings e;
@@ -362,6 +403,15 @@ ExtraSettings read_extra(const Node& n) {
     e.n_images = n.integer("n_images", 0, 0, 1 << 24);
     e.depth_supervision_lambda = n.number("depth_supervision_lambda", e.depth_supervision_lambda);
     e.depth_loss_type = LossType(n.integer("depth_loss_type", int(e.depth_loss_type), 0, int(LossType::RelativeL2)));
+    e.train_mode = TrainMode(n.integer("train_mode", 0, 0, 2));
+    e.sample_image_by_error = n.boolean("sample_image_proportional_to_error", false);
+    e.sample_pixel_by_error = n.boolean("sample_focal_plane_proportional_to_error", false);
+    e.sharpness_in_error = n.boolean("include_sharpness_in_error", false);
+    e.random_levels = n.boolean("max_level_rand_training", false);
+    if (n.has("loss_type")) e.loss = LossType(n.at("loss_type").integer(0, int(LossType::RelativeL2)));
+    const int last = int(Activation::Exponential);
+    if (n.has("rgb_activation")) e.rgb_activation = Activation(n.at("rgb_activation").integer(0, last));
+    if (n.has("density_activation")) e.density_activation = Activation(n.at("density_activation").integer(0, last));
     return e;
 }
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <ngp/core/config.h>
 #include <ngp/fields/nerf.h>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,11 @@ struct ExtraSettings {
     int n_images = 0;
     float depth_supervision_lambda = 0;
     LossType depth_loss_type = LossType::L1;
+    TrainMode train_mode = TrainMode::Nerf;
+    std::optional<LossType> loss;                                 // none: the configuration's
+    std::optional<Activation> rgb_activation, density_activation; // none: what the data set
+    bool sample_image_by_error = false, sample_pixel_by_error = false, sharpness_in_error = false;
+    bool random_levels = false;
 };
 
 struct Snapshot {

@@ -24,7 +24,7 @@ FILE_KEYS = {
     "frames", "n_frames", "sharpness_discard_threshold", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y",
     "x_fov", "y_fov", "w", "h", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye", "camera_model",
     "ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4", "latlong", "equirectangular", "orthographic",
-    "aabb_scale", "scale", "offset", "aabb", "render_aabb", "up", "from_mitsuba",
+    "aabb_scale", "scale", "offset", "aabb", "render_aabb", "up", "from_mitsuba", "n_extra_learnable_dims",
 }  # fmt: skip
 FTHETA_KEYS = ("ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4")
 # Lenses by the key whose presence asks for them, whatever its value (C.2); of several, the first here.
@@ -37,14 +37,15 @@ LENS_OF_KEY = {
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye")
 FRAME_KEYS = {
     "file_path", "transform_matrix", "sharpness", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "x_fov",
-    "y_fov", "w", "h", "cx", "cy", *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS,
+    "y_fov", "w", "h", "cx", "cy", *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS, "driver_parameters",
 }  # fmt: skip
 UNUSED_KEYS = {
     "rolling_shutter", "normal_mts_args", "white_transparent", "black_transparent", "sharpen", "fix_premult",
-    "enable_ray_loading", "enable_depth_loading", "integer_depth_scale", "n_extra_learnable_dims",
-    "importance_sampling", "envmap", "depth_path", "driver_parameters", "transform_matrix_start",
+    "enable_ray_loading", "enable_depth_loading", "integer_depth_scale",
+    "importance_sampling", "envmap", "depth_path", "transform_matrix_start",
     "transform_matrix_end",
 }  # fmt: skip
+MAX_EXTRA_DIMS = 256  # of latents (cpp/ngp/stages/encoding.h)
 LENSES_WITHOUT_FOCAL_LENGTH = (_core.LensMode.FTheta, _core.LensMode.LatLong, _core.LensMode.Equirectangular)
 DEFAULT_FOCAL_LENGTH = 1000.0  # of lenses that have no use for one (A.11)
 
@@ -89,6 +90,7 @@ class Scene:
     from_mitsuba: bool = False
     up: tuple[float, float, float] | None = None
     render_aabb: tuple[list[float], list[float]] | None = None
+    n_extra_learnable_dims: int = 0
 
 
 def _strip_comments(text: str) -> str:
@@ -307,9 +309,31 @@ def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
         else:
             scene.scale = 1.0 / longest
             scene.offset = tuple(0.5 - 0.5 * (lo + h) * scene.scale for lo, h in zip(low, high, strict=True))  # type: ignore[assignment]
+    if "n_extra_learnable_dims" in keys:
+        value = keys["n_extra_learnable_dims"]
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_EXTRA_DIMS:
+            raise RuntimeError(
+                f"{source}: n_extra_learnable_dims is {_shown(value)}; it must be a whole number from 0 to "
+                f"{MAX_EXTRA_DIMS}"
+            )
+        scene.n_extra_learnable_dims = value
     if "up" in keys:
         x, y, z = _vector(keys, "up", source)
         scene.up = (y, z, x)
+
+
+def _light_direction(keys: dict[str, Any], source: str) -> tuple[float, float, float] | None:
+    """A frame's driver_parameters{LightX, LightY, LightZ} (C.3), as they are."""
+    parameters = keys.get("driver_parameters")
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        raise RuntimeError(f"{source}: driver_parameters must be an object with LightX, LightY and LightZ")
+    where = f"{source}: driver_parameters"
+    x, y, z = (_number(parameters, f"Light{axis}", where) or 0.0 for axis in "XYZ")
+    if not (any((x, y, z)) and math.isfinite(x * x + y * y + z * z)):
+        raise RuntimeError(f"{where}: LightX, LightY and LightZ must not all be 0: they are the direction of the light")
+    return x, y, z
 
 
 def _drop_blurred(frames: list[Frame], threshold: float) -> tuple[list[Frame], int, int]:
@@ -450,9 +474,12 @@ def build_dataset(scene: Scene, progress: Callable[[int, int], None] | None = No
         dataset.up = scene.up
     if scene.render_aabb is not None:
         dataset.render_aabb = _core.BoundingBox(*scene.render_aabb)
-    for frame, picture in zip(scene.frames, load_images(scene.frames, progress), strict=True):
+    dataset.n_extra_learnable_dims = scene.n_extra_learnable_dims
+    for n, (frame, picture) in enumerate(zip(scene.frames, load_images(scene.frames, progress), strict=True)):
         i = frame.intrinsics
         assert i is not None
         pose = frame.camera_to_world[:3].astype(np.float32)
         dataset.add_view(frame.file_path, pose, i.focal_length, i.principal_point, i.lens, picture)
+        if (light := _light_direction(frame.keys, frame.source)) is not None:
+            dataset.set_light_dir(n, light)
     return dataset

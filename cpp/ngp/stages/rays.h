@@ -27,6 +27,7 @@ struct TrainingRay {
     RayMarcher march; // t: first stepping position, t_end: exit of the scene box
     Vec3 target;      // in the network's compositing space
     Vec3 background;  // likewise
+    int view = 0;     // number of the training view
 };
 
 // What compositing should reach for a pixel in front of a background (sRGB).
@@ -62,24 +63,32 @@ struct SampleTrainingRays {
     int n_rays = 0; // of this step
     int n_images = 0;
     bool snap_to_pixel_centers = true;
+    const uint32_t* pixels = nullptr; // y * width + x of those to draw from, the same in every view; null: all
+    int n_pixels = 0;
     TrainingRay* rays = nullptr; // ray i goes to rays[i - first_ray]
     int64_t first_ray = 0;
 
     NGP_HD void operator()(int64_t i) const {
         Pcg32 r = rng;
         r.advance(uint64_t(i) * random_draws_per_ray);
-        const TrainingView& view = scene.views[(i * n_images) / n_rays % n_images];
+        const int64_t number = (i * n_images) / n_rays % n_images;
+        const TrainingView& view = scene.views[number];
         const float u = r.next_float(), v = r.next_float();
-        const int x = min_of(int(u * float(view.image.width)), view.image.width - 1);
-        const int y = min_of(int(v * float(view.image.height)), view.image.height - 1);
+        int x = min_of(int(u * float(view.image.width)), view.image.width - 1);
+        int y = min_of(int(v * float(view.image.height)), view.image.height - 1);
+        if (pixels) {
+            const int pixel = int(pixels[min_of(int(u * float(n_pixels)), n_pixels - 1)]);
+            x = pixel % view.image.width, y = pixel / view.image.width;
+        }
         Vec2 uv{u, v};
-        if (snap_to_pixel_centers)
+        if (snap_to_pixel_centers || pixels)
             uv = {(float(x) + 0.5f) / float(view.image.width), (float(y) + 0.5f) / float(view.image.height)};
         Vec3 background = color.background;
         if (color.random_background) background = {r.next_float(), r.next_float(), r.next_float()};
         const float start = r.next_float();
 
         TrainingRay& ray = rays[i - first_ray];
+        ray.view = int(number);
         form_target(color, read_pixel(view.image, x, y), background, ray);
         const Ray line = camera_ray(view.camera, view.pose, uv);
         if (!line.exists()) ray.target = ray.background; // no samples, and no loss

@@ -67,11 +67,13 @@ struct NerfSettings {
 
 constexpr int default_latent_dims = 16;
 
-// Whose appearance a picture or query gets: a training view's, or the given extra dimensions (a latent; of a model with
-// light directions (d + 1) / 2, NGP space). Neither: what NerfSettings says. Models without extra dimensions take none.
+// Whose appearance a picture or query gets: a training view's, that of given extra dimensions (a latent; of a model with
+// light directions (d + 1) / 2, NGP space), or that of a light (world frame, of any length). None of them: what
+// NerfSettings says. Models without extra dimensions take no others and have no use for the image.
 struct Appearance {
     int image = -1;
     std::vector<float> extra_dims;
+    std::optional<Vec3> light_dir;
 };
 
 // A picture that a latent is fitted to, while the field stays as it is.

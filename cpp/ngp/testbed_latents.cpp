@@ -110,7 +110,7 @@ std::vector<float> Testbed::rendering_extra_dims() {
 
 void Testbed::set_rendering_extra_dims(const std::vector<float>& values) {
     Lock lock(mutex_);
-    nerf.rendering_extra_dims = extra_dims_of({-1, values});
+    nerf.rendering_extra_dims = extra_dims_of({-1, values, {}});
     nerf.rendering_extra_dims_from_training_view = -1;
 }
 
@@ -122,18 +122,21 @@ void Testbed::set_rendering_extra_dims_from_training_view(int view) {
 
 void Testbed::set_rendering_light_dir(Vec3 direction) {
     Lock lock(mutex_);
-    ensure_network();
-    const DatasetRecord& d = nerf.training.dataset->record;
-    if (!d.has_light_dirs) fail("this model has no light directions (driver_parameters)");
-    const float length = std::sqrt(dot(direction, direction));
-    if (!(length > 0.0f && std::isfinite(length))) fail("a light direction must be finite and not zero");
-    const Vec3 v = light_input(d.world.light_to_ngp(direction / length));
-    set_rendering_extra_dims({v.x, v.y, v.z});
+    set_rendering_extra_dims(extra_dims_of({-1, {}, direction}));
 }
 
 std::vector<float> Testbed::extra_dims_of(const Appearance& a) {
+    ensure_network();
+    if (a.light_dir) {
+        const DatasetRecord& d = nerf.training.dataset->record;
+        if (!d.has_light_dirs) fail("this model has no light directions (driver_parameters)");
+        const float length = std::sqrt(dot(*a.light_dir, *a.light_dir));
+        if (!(length > 0.0f && std::isfinite(length))) fail("a light direction must be finite and not zero");
+        const Vec3 v = light_input(d.world.light_to_ngp(*a.light_dir / length));
+        return {v.x, v.y, v.z};
+    }
     if (!a.extra_dims.empty()) {
-        if (n_extra_dims() == 0) fail("this model has neither per-image latents nor light directions");
+        if (network_extra_dims_ == 0) fail("this model has neither per-image latents nor light directions");
         if (int(a.extra_dims.size()) != network_extra_dims_ || !finite_values(a.extra_dims))
             fail("a latent of this model has ", network_extra_dims_, " finite values; ", a.extra_dims.size(),
                  " were given");

@@ -102,12 +102,14 @@ void bind_latents(py::module_& m, py::class_<NerfTraining>& training, py::class_
             "get_rendering_extra_dims", [](NerfSettings& s) { return testbed_of(s.training).rendering_extra_dims(); },
             "The latent, or (d + 1) / 2 of the light direction, that pictures get; empty in models without.");
     py::class_<Appearance>(m, "Appearance",
-                           "Whose appearance a picture has: a training view's, or the given latent (of a model with "
-                           "light directions, (d + 1) / 2 in NGP space); by default what `nerf` says.")
-        .def(py::init([](int image, std::vector<float> extra_dims) {
-                 return Appearance{image, std::move(extra_dims)};
+                           "Whose appearance a picture has: a training view's, that of a latent (of a model with light "
+                           "directions, (d + 1) / 2 in NGP space), or of a light (world frame); else what `nerf` says.")
+        .def(py::init([](int image, std::vector<float> extra_dims, const std::optional<FloatArray>& light_dir) {
+                 Appearance a{image, std::move(extra_dims), {}};
+                 if (light_dir) a.light_dir = to_vec3(*light_dir, "light_direction");
+                 return a;
              }),
-             py::arg("image") = -1, py::arg("extra_dims") = std::vector<float>{});
+             py::arg("image") = -1, py::arg("extra_dims") = std::vector<float>{}, py::arg("light_dir") = py::none());
     py::class_<PictureFit>(m, "LatentFit", "What Testbed.fit_latent() fits: a picture and how.")
         .def(py::init<const py::array&, const FloatArray&, const FloatArray&, const FloatArray&, const Lens&>(),
              py::arg("image"), py::arg("camera"), py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"))

@@ -322,8 +322,9 @@ def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
         scene.up = (y, z, x)
 
 
-def _light_direction(keys: dict[str, Any], source: str) -> tuple[float, float, float] | None:
-    """A frame's driver_parameters{LightX, LightY, LightZ} (C.3), as they are."""
+def light_direction_of(frame: Frame) -> tuple[float, float, float] | None:
+    """A frame's driver_parameters{LightX, LightY, LightZ} (C.3), as they are: world frame, of any length."""
+    keys, source = frame.keys, frame.source
     parameters = keys.get("driver_parameters")
     if parameters is None:
         return None
@@ -480,6 +481,6 @@ def build_dataset(scene: Scene, progress: Callable[[int, int], None] | None = No
         assert i is not None
         pose = frame.camera_to_world[:3].astype(np.float32)
         dataset.add_view(frame.file_path, pose, i.focal_length, i.principal_point, i.lens, picture)
-        if (light := _light_direction(frame.keys, frame.source)) is not None:
+        if (light := light_direction_of(frame)) is not None:
             dataset.set_light_dir(n, light)
     return dataset

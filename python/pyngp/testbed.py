@@ -50,15 +50,18 @@ def region_mask(region: Region | ArrayLike, height: int, width: int) -> NDArray[
     return mask
 
 
-def _appearance(image: int | None, latent: ArrayLike | None) -> _core.Appearance:
-    if image is not None and latent is not None:
-        raise ValueError("give image or latent, not both")
+def _appearance(
+    image: int | None, latent: ArrayLike | None, light_direction: ArrayLike | None
+) -> _core.Appearance:
+    if sum(choice is not None for choice in (image, latent, light_direction)) > 1:
+        raise ValueError("give one of image, latent and light_direction")
     if image is not None and image < 0:
         raise ValueError(f"image is {image}; training views count from 0")
     values = [] if latent is None else np.asarray(latent, np.float64).ravel().tolist()
     if latent is not None and not values:
         raise ValueError("latent is empty")
-    return _core.Appearance(-1 if image is None else image, values)
+    light = None if light_direction is None else np.asarray(light_direction, np.float32)
+    return _core.Appearance(-1 if image is None else image, values, light)
 
 
 class Testbed(_core.Testbed):
@@ -305,6 +308,7 @@ class Testbed(_core.Testbed):
         spp: int = 1,
         image: int | None = None,
         latent: ArrayLike | None = None,
+        light_direction: ArrayLike | None = None,
         out: Literal["numpy"] = "numpy",
     ) -> dict[str, FloatArray]: ...
 
@@ -322,6 +326,7 @@ class Testbed(_core.Testbed):
         spp: int = 1,
         image: int | None = None,
         latent: ArrayLike | None = None,
+        light_direction: ArrayLike | None = None,
         out: Literal["device"],
     ) -> dict[str, DeviceArray]: ...
 
@@ -338,6 +343,7 @@ class Testbed(_core.Testbed):
         spp: int = 1,
         image: int | None = None,
         latent: ArrayLike | None = None,
+        light_direction: ArrayLike | None = None,
         out: Literal["numpy", "device"] = "numpy",
     ) -> dict[str, FloatArray] | dict[str, DeviceArray]:
         """Renders several channels in one pass.
@@ -348,8 +354,9 @@ class Testbed(_core.Testbed):
         camera's forward axis divided by alpha, world units, NaN where alpha < 1e-3, negative behind a 360 degree
         camera; normal (H,W,3), unit, world axes, zero where alpha < 1e-3. Pixels that the lens does not see are empty.
 
-        image: training view whose latent or light direction the picture gets; latent: the values themselves
-        (fit_latent()). Without either, those that nerf.set_rendering_extra_dims…() chose, of view 0 at first.
+        image: training view whose latent or light direction the picture gets; or latent: the values themselves, as
+        fit_latent() gives them; or light_direction: (3,), world frame, of any length. Without, it is what
+        nerf.set_rendering_extra_dims() and the like chose, training view 0 at first.
 
         out: "numpy", or, on a GPU, "device": DeviceArrays there, which PyTorch, CuPy and JAX take without a copy.
         """
@@ -366,7 +373,7 @@ class Testbed(_core.Testbed):
             channels=list(channels),
             spp=spp,
             on_device=out == "device",
-            appearance=_appearance(image, latent),
+            appearance=_appearance(image, latent, light_direction),
         )
         return {str(channel): images[channel] for channel in channels}
 
@@ -401,19 +408,20 @@ class Testbed(_core.Testbed):
         occupancy: bool = False,
         *,
         latent: ArrayLike | None = None,
+        light_direction: ArrayLike | None = None,
     ) -> Any:
         """The field at world positions (N,3).
 
         Returns density (N,) per world unit of length; with unit directions (N,3) along the ray, (rgb, density) with
         rgb (N,3) as the network composites it (sRGB unless nerf.training.linear_colors). Zero outside the scene
-        box, and with occupancy=True also in cells that the occupancy grid holds empty. `image` picks a training view's
-        latent or light direction, and `latent` is one itself, as in render_channels(); models without ignore `image`.
+        box, and with occupancy=True also in cells that the occupancy grid holds empty. `image`, `latent` and
+        `light_direction` are as in render_channels(); models that have none of them ignore `image`.
 
         Results are float32 NumPy arrays. On a GPU, positions and directions may also be float32, C-contiguous arrays
         that lie there (DLPack or __cuda_array_interface__); then so do the results, as DeviceArrays. Raises ValueError
         for other shapes and types, and for arrays that lie on another device than the Testbed.
         """
-        return self.query_field(positions, directions, occupancy, _appearance(image, latent))
+        return self.query_field(positions, directions, occupancy, _appearance(image, latent, light_direction))
 
     def fit_latent(
         self,

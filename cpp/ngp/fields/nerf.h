@@ -209,6 +209,8 @@ class NerfModelBench {
     virtual std::vector<RawSample> raw() = 0; // of forward()
     // What the position encoding gives, n x position.n_out_padded.
     virtual std::vector<float> encoded() = 0;
+    // Of forward_backward(), with respect to the extra dimensions; empty without.
+    virtual std::vector<float> extra_dims_gradient() { return {}; }
     // Gradient of the raw density with respect to the NGP position.
     virtual std::vector<Vec3> density_gradient() = 0;
 };
@@ -218,6 +220,8 @@ struct NerfBenchInput {
     uint64_t seed = 1337;
     std::vector<Vec3> positions, directions; // NGP space
     std::vector<RawSample> d_raw;            // upstream gradients
+    int n_extra_dims = 0;                    // on the CPU only
+    std::vector<float> extra_dims;           // n_extra_dims a sample
 };
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);
 

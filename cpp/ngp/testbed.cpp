@@ -151,7 +151,8 @@ void Testbed::set_dataset(NerfDataset dataset) {
     const auto replaced = nerf.training.dataset; // the engine reads its images until it gets others
     bool keep = has_network_ && network_aabb_scale_ == scale;
     if (keep) keep_extra_dims(replaced->record, dataset.record);
-    keep = keep && dataset.record.n_extra_dims() == network_extra_dims_;
+    keep = keep && dataset.record.n_extra_dims() == network_extra_dims_ &&
+           dataset.record.has_light_dirs == replaced->record.has_light_dirs;
     const std::vector<float> appearance = keep ? rendering_extra_dims() : std::vector<float>{};
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
     mode_ = TestbedMode::Nerf;

@@ -36,7 +36,7 @@ struct NerfDataset {
 class Testbed;
 
 struct NerfTraining {
-    Testbed* testbed = nullptr; // that it belongs to
+    Testbed* testbed = nullptr;                                             // that it belongs to
     std::shared_ptr<NerfDataset> dataset = std::make_shared<NerfDataset>(); // never null
     int n_images_for_training = 0;                                          // first n
     bool random_bg_color = true;
@@ -47,8 +47,9 @@ struct NerfTraining {
     float near_distance = 0.1f; // NGP units
     float density_grid_decay = 0.95f;
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted; // Testbed: on CUDA, Specification
-    // Whether per-image latents are trained; on by itself where the data has some. Change with set_optimize_extra_dims(),
-    // which gives the data latents of default_latent_dims if it has none, and with them a new network.
+    // Whether per-image latents are trained; on by itself where the data has some. Change with
+    // set_optimize_extra_dims(), which gives the data latents of default_latent_dims if it has none, and with them a
+    // new network.
     bool optimize_extra_dims = false;
     void set_optimize_extra_dims(bool on);
 };
@@ -67,8 +68,8 @@ struct NerfSettings {
 
 constexpr int default_latent_dims = 16;
 
-// Whose appearance a picture or query gets: a training view's, that of given extra dimensions (a latent; of a model with
-// light directions (d + 1) / 2, NGP space), or that of a light (world frame, of any length). None of them: what
+// Whose appearance a picture or query gets: a training view's, that of given extra dimensions (a latent; of a model
+// with light directions (d + 1) / 2, NGP space), or that of a light (world frame, of any length). None of them: what
 // NerfSettings says. Models without extra dimensions take no others and have no use for the image.
 struct Appearance {
     int image = -1;
@@ -78,7 +79,7 @@ struct Appearance {
 
 // A picture that a latent is fitted to, while the field stays as it is.
 struct LatentFit {
-    ImageView image; // in host memory
+    ImageView image;              // in host memory
     CameraMatrix camera_to_world; // OpenGL axes, world units
     CameraModel camera;
     std::vector<uint32_t> pixels; // y * width + x of those that count; empty: all
@@ -278,6 +279,7 @@ class Testbed {
     void push_light_dirs();
     void keep_extra_dims(const DatasetRecord& old, DatasetRecord& record) const;
     std::vector<float> extra_dims_of(const Appearance& appearance);
+    void check_extra_dims(const std::vector<float>& values) const;
     void check_latent(const LatentFit& fit, const std::vector<float>& extra_dims) const;
     FrameRequest frame_request(const CameraModel& model, const CameraMatrix& pose, int spp,
                                const Appearance& appearance = {});

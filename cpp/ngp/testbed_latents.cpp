@@ -65,6 +65,12 @@ void Testbed::push_light_dirs() {
     if (!(inputs == engine_->view_inputs())) engine_->set_view_inputs(std::move(inputs));
 }
 
+void Testbed::check_extra_dims(const std::vector<float>& values) const {
+    if (network_extra_dims_ == 0) fail("this model has neither per-image latents nor light directions");
+    if (int(values.size()) != network_extra_dims_ || !finite_values(values))
+        fail("a latent of this model has ", network_extra_dims_, " finite values; ", values.size(), " were given");
+}
+
 int Testbed::n_extra_dims() {
     Lock lock(mutex_);
     ensure_network();
@@ -87,9 +93,7 @@ void Testbed::set_extra_dims(int view, const std::vector<float>& values) {
     if (nerf.training.dataset->record.has_light_dirs)
         fail("the views have light directions, not latents; change the metadata's light_dir");
     const size_t n = extra_dims(view).size(); // raises for views that don't exist
-    if (n == 0) fail("this model has no per-image latents (n_extra_learnable_dims)");
-    if (values.size() != n || !finite_values(values))
-        fail("a latent of this model has ", n, " finite values; ", values.size(), " were given");
+    check_extra_dims(values);
     ViewInputs inputs = engine_->view_inputs();
     std::copy(values.begin(), values.end(), inputs.values.begin() + std::ptrdiff_t(size_t(view) * n));
     engine_->set_view_inputs(std::move(inputs));
@@ -110,7 +114,9 @@ std::vector<float> Testbed::rendering_extra_dims() {
 
 void Testbed::set_rendering_extra_dims(const std::vector<float>& values) {
     Lock lock(mutex_);
-    nerf.rendering_extra_dims = extra_dims_of({-1, values, {}});
+    ensure_network();
+    check_extra_dims(values);
+    nerf.rendering_extra_dims = values;
     nerf.rendering_extra_dims_from_training_view = -1;
 }
 
@@ -136,10 +142,7 @@ std::vector<float> Testbed::extra_dims_of(const Appearance& a) {
         return {v.x, v.y, v.z};
     }
     if (!a.extra_dims.empty()) {
-        if (network_extra_dims_ == 0) fail("this model has neither per-image latents nor light directions");
-        if (int(a.extra_dims.size()) != network_extra_dims_ || !finite_values(a.extra_dims))
-            fail("a latent of this model has ", network_extra_dims_, " finite values; ", a.extra_dims.size(),
-                 " were given");
+        check_extra_dims(a.extra_dims);
         return a.extra_dims;
     }
     return a.image >= 0 ? extra_dims(a.image) : rendering_extra_dims();
@@ -148,9 +151,7 @@ std::vector<float> Testbed::extra_dims_of(const Appearance& a) {
 // --- fits ----------------------------------------------------------------------------------------------------------
 
 void Testbed::check_latent(const LatentFit& fit, const std::vector<float>& extra_dims) const {
-    if (network_extra_dims_ == 0) fail("this model has neither per-image latents nor light directions to fit");
-    if (int(extra_dims.size()) != network_extra_dims_ || !finite_values(extra_dims))
-        fail("a latent of this model has ", network_extra_dims_, " finite values; ", extra_dims.size(), " were given");
+    check_extra_dims(extra_dims);
     check_camera(fit.camera, "camera");
     const int width = fit.image.width, height = fit.image.height;
     if (width < 1 || height < 1 || fit.camera.width != width || fit.camera.height != height)

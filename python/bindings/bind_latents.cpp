@@ -84,10 +84,9 @@ void bind_latents(py::module_& m, py::class_<NerfTraining>& training, py::class_
                        "Whose latent or light direction pictures get; -1: what set_rendering_extra_dims() said.")
         .def(
             "set_rendering_extra_dims_from_training_view",
-            [](NerfSettings& s, int view) {
-                testbed_of(s.training).set_rendering_extra_dims_from_training_view(view);
-            },
-            py::arg("view"), "Pictures get the latent or light direction of a training view, as it is when they are made.")
+            [](NerfSettings& s, int view) { testbed_of(s.training).set_rendering_extra_dims_from_training_view(view); },
+            py::arg("view"),
+            "Pictures get the latent or light direction of a training view, as it is when they are made.")
         .def(
             "set_rendering_extra_dims",
             [](NerfSettings& s, const std::vector<float>& v) { testbed_of(s.training).set_rendering_extra_dims(v); },
@@ -121,8 +120,9 @@ void bind_latents(py::module_& m, py::class_<NerfTraining>& training, py::class_
 }
 
 void bind_latent_fits(py::class_<Testbed>& testbed) {
-    testbed.def_property_readonly("n_extra_dims", &Testbed::n_extra_dims,
-                                  "Length of latents, 3 of light directions, 0 in models without.")
+    testbed
+        .def_property_readonly("n_extra_dims", &Testbed::n_extra_dims,
+                               "Length of latents, 3 of light directions, 0 in models without.")
         .def("fit_latent_to", fit_latent, py::arg("fit"), "(latent, loss of every step).")
         .def("latent_gradient", latent_gradient, py::arg("fit"), py::arg("latent"), py::arg("step"),
              "Loss of a fit's step for that latent, mean over rays and channels, and its gradient.");

@@ -194,7 +194,7 @@ std::vector<float> checked(const NerfModelBench& model, const FloatArray& a, con
 std::unique_ptr<NerfModelBench> make_model(const std::string& config, int aabb_scale, const FloatArray& positions,
                                            const FloatArray& directions, const FloatArray& d_raw, uint64_t seed,
                                            const std::string& isa, const std::string& device, bool deterministic,
-                                           int max_shared_bytes, const FloatArray& extra_dims) {
+                                           int max_shared_bytes, const std::optional<FloatArray>& extra_dims) {
     static_assert(sizeof(Vec3) == 12 && sizeof(RawSample) == 16);
     expect_shape(positions, {-1, 3}, "positions");
     expect_shape(directions, {positions.shape(0), 3}, "directions");
@@ -205,10 +205,10 @@ std::unique_ptr<NerfModelBench> make_model(const std::string& config, int aabb_s
                          rows<Vec3>(positions),
                          rows<Vec3>(directions),
                          rows<RawSample>(d_raw)};
-    if (extra_dims.size() > 0) {
-        expect_shape(extra_dims, {positions.shape(0), -1}, "extra_dims");
-        input.n_extra_dims = int(extra_dims.shape(1));
-        input.extra_dims.assign(extra_dims.data(), extra_dims.data() + extra_dims.size());
+    if (extra_dims) {
+        expect_shape(*extra_dims, {positions.shape(0), -1}, "extra_dims");
+        input.n_extra_dims = int(extra_dims->shape(1));
+        input.extra_dims.assign(extra_dims->data(), extra_dims->data() + extra_dims->size());
         if (device != "cpu") fail_with_view_inputs();
     }
     if (device == "cpu") return std::make_unique<CpuModelBench>(std::move(input), isa);
@@ -243,7 +243,7 @@ void bind_model(py::module_& m) {
         .def(py::init(&make_model), py::arg("config"), py::arg("aabb_scale"), py::arg("positions"),
              py::arg("directions"), py::arg("d_raw"), py::arg("seed") = 1337, py::arg("isa") = "",
              py::arg("device") = "cpu", py::arg("deterministic") = false, py::arg("max_shared_bytes") = 0,
-             py::arg("extra_dims") = FloatArray())
+             py::arg("extra_dims") = py::none())
         .def("encode", &NerfModelBench::encode, "Position encoding alone.")
         .def("forward", &NerfModelBench::forward, "Encoding and both networks: raw().")
         .def("forward_backward", &NerfModelBench::forward_backward, "... and back; adds weight gradients.")

@@ -103,7 +103,8 @@ void bind_nerf(py::module_& m) {
         .def_property(
             "light_dir", [](const ViewRecord& v) { return to_array(v.light_dir); },
             [](ViewRecord& v, const FloatArray& a) { v.light_dir = to_vec3(a, "light_dir"); },
-            "(3,) unit, NGP space, of datasets with light directions; zero: none. Changes count from the next step on.");
+            "(3,) unit, NGP space, of datasets with light directions; zero: none. Changes count from the next step "
+            "on.");
 
     py::class_<NerfDataset, std::shared_ptr<NerfDataset>>(m, "NerfDataset", "NeRF training data: cameras and images.")
         .def(py::init<>())

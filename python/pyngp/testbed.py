@@ -44,15 +44,15 @@ def region_mask(region: Region | ArrayLike, height: int, width: int) -> NDArray[
         return np.broadcast_to(halves[region], (height, width))
     mask = np.asarray(region)
     if mask.shape != (height, width) or mask.dtype != bool:
-        raise ValueError(f"region must be an array of bools of shape ({height}, {width}), not {mask.dtype} {mask.shape}")
+        raise ValueError(
+            f"region must be an array of bools of shape ({height}, {width}), not {mask.dtype} {mask.shape}"
+        )
     if not mask.any():
         raise ValueError("region holds no pixel")
     return mask
 
 
-def _appearance(
-    image: int | None, latent: ArrayLike | None, light_direction: ArrayLike | None
-) -> _core.Appearance:
+def _appearance(image: int | None, latent: ArrayLike | None, light_direction: ArrayLike | None) -> _core.Appearance:
     if sum(choice is not None for choice in (image, latent, light_direction)) > 1:
         raise ValueError("give one of image, latent and light_direction")
     if image is not None and image < 0:

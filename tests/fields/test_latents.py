@@ -206,7 +206,12 @@ def test_regions(cast, trained_on_cast):
     np.testing.assert_array_equal(latents[0], latents[1])
     np.testing.assert_array_equal(latents[0], latents[2])
     assert not np.array_equal(latents[0], testbed.fit_latent(image, pose, **arguments))
-    for region, words in (("middle", "left, right"), (left[1:], "shape"), (left * 1, "bools"), (left & False, "no pixel")):
+    for region, words in (
+        ("middle", "left, right"),
+        (left[1:], "shape"),
+        (left * 1, "bools"),
+        (left & False, "no pixel"),
+    ):
         with pytest.raises(ValueError, match=words):
             testbed.fit_latent(image, pose, region=region, **arguments)
     with pytest.raises(ValueError, match="image"):
@@ -235,7 +240,7 @@ def lit(tmp_path_factory: pytest.TempPathFactory) -> LitScene:
     lights = {}
     for name, cameras in (("train", poses(80)), ("test", poses(N_TEST, phase=1.2))):
         (folder / name).mkdir()
-        found = r.normal(size=(len(cameras), 3)) + [0, 0, 0.7]
+        found = r.normal(size=(len(cameras), 3)) + np.array([0, 0, 0.7])
         lights[name] = found / np.linalg.norm(found, axis=1, keepdims=True)
         files = [f"{name}/{i}.png" for i in range(len(cameras))]
         document = transforms(files, cameras)

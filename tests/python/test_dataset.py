@@ -268,9 +268,11 @@ def one_warning(path: Path) -> str:
 
 
 def test_unused_keys_are_named_in_one_line(folder):
-    frames = [frame("0.png", depth_path="d.png"), frame("1.png", driver_parameters={"LightX": 1})]
+    frames = [frame("0.png", depth_path="d.png"), frame("1.png", transform_matrix_end=[])]
     message = one_warning(write(folder, frames, white_transparent=True, rolling_shutter=[0, 0, 0], sharpen=1))
-    assert message.endswith("not used yet: depth_path, driver_parameters, rolling_shutter, sharpen, white_transparent")
+    assert message.endswith(
+        "not used yet: depth_path, rolling_shutter, sharpen, transform_matrix_end, white_transparent"
+    )
 
 
 def test_the_sharpness_rule(folder):

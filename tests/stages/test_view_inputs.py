@@ -21,7 +21,9 @@ def direction(*parts: dict) -> dict:
 
 def config(dir_encoding: dict | None = None, padding: int = 16) -> str:
     sections = {"network": network(32, 1, padding), "rgb_network": network(32, 2, padding)}
-    return model_config(encoding=grid_encoding(), dir_encoding=dir_encoding or direction(HARMONICS, IDENTITY), **sections)
+    return model_config(
+        encoding=grid_encoding(), dir_encoding=dir_encoding or direction(HARMONICS, IDENTITY), **sections
+    )
 
 
 # Layouts: what is padded is the rgb network's input, by the rule of the composite's last part.
@@ -123,7 +125,7 @@ def test_latents_that_nothing_reads(tiny) -> None:
     """Without an Identity at its end, the direction encoding would leave latents out."""
     base = json.loads(_core.base_nerf_config())
     testbed = Testbed(device="cpu", config=base | {"dir_encoding": HARMONICS})
-    with pytest.raises(RuntimeError, match="dir_encoding.*Identity"):
+    with pytest.raises(RuntimeError, match=r"dir_encoding.*Identity"):
         testbed.set_images(tiny.images[:2], tiny.poses[:2], (50, 50, 24, 24), n_extra_learnable_dims=4)
         testbed.n_params()
     # Left out altogether, it is base.json's.

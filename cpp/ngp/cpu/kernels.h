@@ -62,7 +62,7 @@ struct NerfWorkspace {
     int* count = nullptr;
     float* loss = nullptr;
     float* transmittance = nullptr;
-    float* direction = nullptr; // encoded, pad16(direction outputs) apart
+    float* direction = nullptr;   // encoded, pad16(direction outputs) apart
     float* d_direction = nullptr; // gradient of that, with extra dimensions
     // Makes room for at least `rows` rows, keeping the contents.
     void (*grow)(NerfWorkspace&, int64_t rows) = nullptr;

@@ -72,7 +72,7 @@ struct FrameRequest {
     ColorSpace space = ColorSpace::Linear; // in which samples are averaged
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
-    int image = -1; // training view whose appearance the picture has; -1: none in particular
+    int image = -1;                // training view whose appearance the picture has; -1: none in particular
     std::vector<float> extra_dims; // of the model, which rays get besides their direction (ViewInputs)
 };
 

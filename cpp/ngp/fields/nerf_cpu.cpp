@@ -337,8 +337,8 @@ class CpuNerfEngine final : public NerfEngine {
     float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient) override {
         NGP_CHECK_EQ(int(job.extra_dims.size()), shape_.n_extra_dims());
         refresh_averaged();
-        const NerfModelView model = averaged_view(job.composite.rgb_activation, job.composite.density_activation,
-                                                  job.extra_dims.data());
+        const NerfModelView model =
+            averaged_view(job.composite.rgb_activation, job.composite.density_activation, job.extra_dims.data());
         const auto run = [&](TrainChunk& c, int worker) { kernels_.train_chunk(c, workspace(worker)); };
         return view_inputs_.gradient_of(job, model, occupancy_.view(), run, gradient);
     }

@@ -479,9 +479,8 @@ void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelS
                       {"beta1", 0.9f},
                       {"beta2", 0.99f}};
     const bool has_latents = s.latents.n_views() > 0;
-    const float latents_rate = has_latents ? decayed_learning_rate(read_config(Node(document, "config")).optimizer,
-                                                                   s.training_step)
-                                           : 1e-4f;
+    const float latents_rate =
+        has_latents ? decayed_learning_rate(read_config(Node(document, "config")).optimizer, s.training_step) : 1e-4f;
     n["nerf"] = {{"aabb_scale", s.dataset.aabb_scale},
                  {"cam_pos_offset", std::vector<Json>(n_images, offset)},
                  {"cam_rot_offset", std::vector<Json>(n_images, offset)},

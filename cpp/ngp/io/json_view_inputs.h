@@ -7,7 +7,8 @@
 namespace ngp {
 namespace {
 
-// nerf.extra_dims_opt: the latents of all views and Adam's state for them; arrays without elements where there are none.
+// nerf.extra_dims_opt: the latents of all views and Adam's state for them; arrays without elements where there are
+// none.
 Json write_latents(const ViewInputs& inputs, size_t n_views, float learning_rate) {
     Json list = Json::array();
     for (size_t i = 0; i < n_views; ++i) {
@@ -44,7 +45,9 @@ ViewInputs read_latents(const Node& nerf, size_t n_views, int n_dims) {
         inputs.iterations.push_back(uint32_t(latent.at("iter").integer(0, UINT32_MAX)));
         const auto row = [&](const char* key, std::vector<float>& all, bool negative) {
             const Node values = latent.at(key);
-            values.expect_size(size_t(n_dims));
+            if (values.size() != size_t(n_dims))
+                fail(values.where(), ": must have ", n_dims, " elements, as dataset.n_extra_learnable_dims says, not ",
+                     values.size());
             for (size_t k = 0; k < size_t(n_dims); ++k) {
                 const float v = values.at(k).number();
                 if (!std::isfinite(v) || (!negative && v < 0.0f))

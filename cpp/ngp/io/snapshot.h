@@ -51,8 +51,8 @@ struct DatasetRecord {
     int n_extra_dims() const { return has_light_dirs ? 3 : n_extra_learnable_dims; }
 };
 
-// Whether two datasets have the same views in the same order: paths, and poses up to rounding. What was learned of one's
-// views then holds for the other's (D.2).
+// Whether two datasets have the same views in the same order: paths, and poses up to rounding. What was learned of
+// one's views then holds for the other's (D.2).
 bool same_views(const DatasetRecord& a, const DatasetRecord& b);
 
 // Settings that instant-ngp does not store.

@@ -88,8 +88,7 @@ EncodingShape encoding_shape(const std::vector<EncodingConfig>& configs, int n_i
                              int max_in) {
     if (configs.size() > max_encoding_parts)
         fail("encoding: a composite of ", configs.size(), " parts; at most ", max_encoding_parts, " are supported");
-    if (n_in < 1 || n_in > max_in)
-        fail("encoding: an input of ", n_in, " dimensions; 1 to ", max_in, " are supported");
+    if (n_in < 1 || n_in > max_in) fail("encoding: an input of ", n_in, " dimensions; 1 to ", max_in, " are supported");
     EncodingShape s;
     s.n_in = n_in;
     for (const auto& c : configs) {

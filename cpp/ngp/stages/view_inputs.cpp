@@ -57,8 +57,7 @@ void step_view_inputs(ViewInputs& inputs, int n_views, const double* gradient, f
     }
 }
 
-void sum_by_view(const float* rows, const int32_t* view_of_ray, int64_t n_rays, int n_dims,
-                 std::vector<double>& sums) {
+void sum_by_view(const float* rows, const int32_t* view_of_ray, int64_t n_rays, int n_dims, std::vector<double>& sums) {
     std::fill(sums.begin(), sums.end(), 0.0);
     for (int64_t i = 0; i < n_rays; ++i) {
         double* sum = sums.data() + int64_t(view_of_ray[i]) * n_dims;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from pyngp.evaluation import evaluate
 from pyngp.report import add_evaluation, training_report
 
 
-class Half(StrEnum):
+class Half(str, Enum):
     left = "left"
     right = "right"
     top = "top"

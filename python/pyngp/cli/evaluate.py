@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, Se
 from pyngp.dataset import load_images, read_scene
 from pyngp.evaluation import evaluate
 from pyngp.report import add_evaluation, training_report
+from pyngp.testbed import Region
 
 
 class Half(str, Enum):
@@ -42,7 +43,7 @@ def evaluate_snapshot(
     with output.progress("loading images", len(frames)) as update:
         images = load_images(frames, update)
     with output.progress("rendering", len(frames)) as update:
-        region = None if fit_latents is None else fit_latents.value
+        region = None if fit_latents is None else cast(Region, fit_latents.value)
         result = evaluate(testbed, frames, images, progress=update, fit_latents=region)
     for name, value in result.psnr_per_image.items():
         output.say(f"{name}: PSNR {value:.2f}, SSIM {result.ssim_per_image[name]:.4f}")

@@ -60,7 +60,8 @@ class CudaNerfEngine final : public NerfEngine {
         images_ = DeviceImages(context_, views, std::max<int64_t>(0, context_.available() - reserve()));
     }
 
-    void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) override {
+    void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) override {
+        if (n_extra_dims > 0) fail_with_view_inputs();
         const DeviceGuard guard(context_.device());
         const NerfModelShape shape = nerf_model_shape(config, aabb_scale); // raises before anything changes
         int n_cascades = 1;

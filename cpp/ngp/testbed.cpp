@@ -119,6 +119,7 @@ Testbed::Testbed(TestbedMode mode, const TestbedOptions& options)
     deterministic_ = options.deterministic || !on_cuda();
     engine_ = make_engine(index, options);
     if (on_cuda()) nerf.training.occupancy_schedule = OccupancySchedule::Specification;
+    nerf.training.testbed = this;
     aabb = render_aabb = scene_box(1);
 }
 
@@ -137,11 +138,20 @@ void Testbed::set_dataset(NerfDataset dataset) {
         fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
              "); scale must be positive and both finite");
     for (size_t i = 0; i < dataset.images.size(); ++i) check_place(dataset, i);
-    const bool keep = has_network_ && network_aabb_scale_ == scale;
+    if (on_cuda() && dataset.record.n_extra_dims() > 0) fail_with_view_inputs();
     const auto replaced = nerf.training.dataset; // the engine reads its images until it gets others
+    bool keep = has_network_ && network_aabb_scale_ == scale;
+    if (keep) keep_extra_dims(replaced->record, dataset.record);
+    keep = keep && dataset.record.n_extra_dims() == network_extra_dims_ &&
+           dataset.record.has_light_dirs == replaced->record.has_light_dirs;
+    const std::vector<float> appearance = keep ? rendering_extra_dims() : std::vector<float>{};
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
     mode_ = TestbedMode::Nerf;
     apply_dataset(keep);
+    if (keep && network_extra_dims_ > 0 && !same_views(replaced->record, nerf.training.dataset->record)) {
+        reset_view_inputs();
+        set_rendering_extra_dims(appearance); // pictures stay as they were
+    }
 }
 
 void Testbed::apply_dataset(bool keep_network) {
@@ -155,7 +165,12 @@ void Testbed::apply_dataset(bool keep_network) {
     for (const ImageView& image : nerf.training.dataset->images)
         if (image.rays) nerf.training.near_distance = 0; // C.4
     up_dir = d.up;
-    if (!keep_network) has_network_ = false;
+    nerf.training.optimize_extra_dims = d.n_extra_learnable_dims > 0 && !d.has_light_dirs;
+    if (!keep_network) {
+        has_network_ = false;
+        nerf.rendering_extra_dims_from_training_view = 0;
+        nerf.rendering_extra_dims.clear();
+    }
     push_views();
 }
 
@@ -205,16 +220,20 @@ void Testbed::clear_training_data() {
 void Testbed::reload_network_from_json(const std::string& json, const std::string& source) {
     Lock lock(mutex_);
     NetworkConfig config = parse_network_config(json, source);
-    nerf_model_shape(config, nerf.training.dataset->record.aabb_scale); // raises before anything changes
+    const DatasetRecord& d = nerf.training.dataset->record;
+    nerf_model_shape(config, d.aabb_scale, d.n_extra_dims()); // raises before anything changes
     config_ = std::move(config);
     has_network_ = false;
     if (mode_ != TestbedMode::None) ensure_network();
 }
 
 void Testbed::ensure_network() {
-    if (has_network_) return;
-    network_aabb_scale_ = nerf.training.dataset->record.aabb_scale;
-    engine_->reset_network(config_, network_aabb_scale_, seed_);
+    const DatasetRecord& d = nerf.training.dataset->record;
+    if (has_network_ && network_extra_dims_ == d.n_extra_dims()) return;
+    engine_->reset_network(config_, d.aabb_scale, d.n_extra_dims(), seed_);
+    network_aabb_scale_ = d.aabb_scale;
+    network_extra_dims_ = d.n_extra_dims();
+    reset_view_inputs();
     engine_->reset_stage_times();
     nerf.training.loss_type = config_.loss;
     training_step_ = 0;
@@ -285,6 +304,7 @@ NerfTrainOptions Testbed::train_options() const {
     o.train_encoding = shall_train_encoding;
     o.train_network = shall_train_network;
     o.depth = {t.depth_loss_type, t.depth_supervision_lambda};
+    o.train_view_inputs = t.optimize_extra_dims && !t.dataset->record.has_light_dirs;
     return o;
 }
 
@@ -298,6 +318,7 @@ void Testbed::train(int64_t batch_size) {
     check_images();
     ensure_network();
     if (nerf.training.dataset->changed_) push_views();
+    push_light_dirs();
     engine_->train_step(train_options(), batch_size);
     ++training_step_;
     step_under_way_ = true;
@@ -363,7 +384,8 @@ void Testbed::check_render_size(int width, int height, int spp) const {
         fail("nerf.render_min_transmittance is ", nerf.render_min_transmittance, "; it must be at least 0 and below 1");
 }
 
-FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix& pose, int spp) const {
+FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix& pose, int spp,
+                                    const Appearance& appearance) {
     FrameRequest r;
     r.camera = model;
     r.pose = pose;
@@ -379,6 +401,8 @@ FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix
     r.space = color_space;
     r.rgb_activation = nerf.rgb_activation;
     r.density_activation = nerf.density_activation;
+    r.image = appearance.image;
+    r.extra_dims = extra_dims_of(appearance);
     return r;
 }
 
@@ -415,12 +439,13 @@ SharedArray Testbed::render(int width, int height, int spp, bool linear, SharedA
 }
 
 ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, const CameraModel& model,
-                                       const ChannelSet& channels, int spp, Placement where) {
+                                       const ChannelSet& channels, int spp, Placement where,
+                                       const Appearance& appearance) {
     Lock lock(mutex_);
     check_render_size(model.width, model.height, spp);
     check_camera(model, "camera");
     ensure_network();
-    FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), spp);
+    FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), spp, appearance);
     r.space = ColorSpace::Linear;
     r.normals = channels.normal;
     const size_t n = size_t(model.width) * size_t(model.height);
@@ -459,14 +484,16 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     return s;
 }
 
-QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy, Placement where) {
+QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy, Placement where,
+                           const Appearance& appearance) {
     Lock lock(mutex_);
     ensure_network();
+    const std::vector<float> extra_dims = extra_dims_of(appearance);
     QueryResult out;
     out.density = new_array(size_t(n), where);
     if (directions) out.rgb = new_array(3 * size_t(n), where);
-    engine_->query({world(), aabb, occupancy, nerf.rgb_activation, nerf.density_activation}, positions, directions, n,
-                   out.rgb.data(), out.density.data(), where);
+    engine_->query({world(), aabb, occupancy, nerf.rgb_activation, nerf.density_activation, extra_dims.data()},
+                   positions, directions, n, out.rgb.data(), out.density.data(), where);
     note_device_bytes();
     return out;
 }
@@ -555,6 +582,7 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
     s.camera = camera;
     s.density_grid = engine_->occupancy().values();
     s.dataset = nerf.training.dataset->record;
+    if (!s.dataset.has_light_dirs) s.latents = engine_->view_inputs();
     const NerfTraining& t = nerf.training;
     s.extra = {seed_,
                color_space,
@@ -591,6 +619,17 @@ void Testbed::load_snapshot(const std::string& path) {
     if (keep_images && nerf.training.dataset->record.aabb_scale != s.dataset.aabb_scale)
         fail(path, ": its aabb_scale is ", s.dataset.aabb_scale, ", but the loaded training data's is ",
              nerf.training.dataset->record.aabb_scale);
+    if (on_cuda() && s.dataset.n_extra_dims() > 0) fail_with_view_inputs();
+    if (keep_images) {
+        DatasetRecord& d = nerf.training.dataset->record;
+        const bool as_data_says = d.n_extra_dims() == 0 || s.dataset.n_extra_dims() == d.n_extra_dims();
+        if (!as_data_says)
+            fail(path, ": its views have ", s.dataset.n_extra_dims(),
+                 " extra dimensions (latents or light directions), but those of the loaded training data ",
+                 d.n_extra_dims());
+        keep_extra_dims(s.dataset, d);
+    }
+    const bool known_views = !keep_images || same_views(nerf.training.dataset->record, s.dataset);
     config_ = parse_network_config(s.config_json, path);
     if (!keep_images) {
         nerf.training.dataset = std::make_shared<NerfDataset>();
@@ -636,6 +675,13 @@ void Testbed::load_snapshot(const std::string& path) {
         if (s.extra.loss) t.loss_type = *s.extra.loss; // a new network sets its configuration's
     }
     engine_->set_params(s.params);
+    if (s.latents.n_views() > 0) {
+        const std::vector<float> first(s.latents.of(0), s.latents.of(1));
+        if (known_views)
+            engine_->set_view_inputs(std::move(s.latents));
+        else
+            set_rendering_extra_dims(first); // the new views' latents are still to be trained
+    }
     if (s.has_train_state) {
         engine_->set_train_state(s.train_state);
     } else {

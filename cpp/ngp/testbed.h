@@ -60,7 +60,10 @@ struct NerfDataset {
     bool changed_ = false; // since the engine got the views
 };
 
+class Testbed;
+
 struct NerfTraining {
+    Testbed* testbed = nullptr;                                             // that it belongs to
     std::shared_ptr<NerfDataset> dataset = std::make_shared<NerfDataset>(); // never null
     int n_images_for_training = 0;                                          // first n
     bool random_bg_color = true;
@@ -77,6 +80,11 @@ struct NerfTraining {
     float depth_supervision_lambda = 0; // weight of the loss of depths, where images have them; 0: off
     LossType depth_loss_type = LossType::L1;
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted; // Testbed: on CUDA, Specification
+    // Whether per-image latents are trained; on by itself where the data has some. Change with
+    // set_optimize_extra_dims(), which gives the data latents of default_latent_dims if it has none, and with them a
+    // new network.
+    bool optimize_extra_dims = false;
+    void set_optimize_extra_dims(bool on);
 };
 
 struct NerfSettings {
@@ -86,6 +94,37 @@ struct NerfSettings {
     float render_min_transmittance = 0.01f;
     float cone_angle_constant = 1.0f / 256.0f;
     float sharpen = 0; // how much the images of a scene are sharpened when they are loaded; 0: not
+    // Latent or light direction of pictures for which nothing else is said: those of a training view, or, where that is
+    // -1, the given values (ViewInputs).
+    int rendering_extra_dims_from_training_view = 0;
+    std::vector<float> rendering_extra_dims;
+};
+
+constexpr int default_latent_dims = 16;
+
+// Whose appearance a picture or query gets: a training view's, that of given extra dimensions (a latent; of a model
+// with light directions (d + 1) / 2, NGP space), or that of a light (world frame, of any length). None of them: what
+// NerfSettings says. Models without extra dimensions take no others and have no use for the image.
+struct Appearance {
+    int image = -1;
+    std::vector<float> extra_dims;
+    std::optional<Vec3> light_dir;
+};
+
+// A picture that a latent is fitted to, while the field stays as it is.
+struct LatentFit {
+    ImageView image;              // in host memory
+    CameraMatrix camera_to_world; // OpenGL axes, world units
+    CameraModel camera;
+    std::vector<uint32_t> pixels; // y * width + x of those that count; empty: all
+    std::vector<float> initial;   // empty: the mean over the training views
+    int steps = 200;
+    int rays_per_step = 1024;
+    float learning_rate = 0.02f; // of Adam, falling linearly to zero
+};
+struct LatentFitResult {
+    std::vector<float> extra_dims;
+    std::vector<float> losses; // of each step, mean over rays and channels, before it
 };
 
 // Which channels render_channels() makes.
@@ -183,14 +222,32 @@ class Testbed {
     // `camera_to_world`: OpenGL axes, world units. Every channel comes from one pass; normals take longer. Results at
     // `out`: Device is for Testbeds on one.
     ChannelImages render_channels(const CameraMatrix& camera_to_world, const CameraModel& camera,
-                                  const ChannelSet& channels = {}, int spp = 1, Placement out = Placement::Host);
+                                  const ChannelSet& channels = {}, int spp = 1, Placement out = Placement::Host,
+                                  const Appearance& appearance = {});
     // What render_channels marches for pixel (x, y), first sample.
     RaySamples ray_samples(const CameraMatrix& camera_to_world, const CameraModel& camera, int x, int y);
 
     // positions: (n) world frame; directions: (n) unit, along the ray, may be null; 0 outside the scene box and, if
     // `occupancy`, in cells that the occupancy grid holds empty. Arrays and results are at `where`.
     QueryResult query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy,
-                      Placement where = Placement::Host);
+                      Placement where = Placement::Host, const Appearance& appearance = {});
+
+    // --- per-image latents and light directions (specification C.3, D.3, E.5)
+    // Values a view has: 0 in models without.
+    int n_extra_dims();
+    // Of a training view.
+    std::vector<float> extra_dims(int view);
+    void set_extra_dims(int view, const std::vector<float>& values);
+    // What NerfSettings says of rendering; setting it raises ngp::Error for views and lengths that don't exist.
+    std::vector<float> rendering_extra_dims();
+    void set_rendering_extra_dims(const std::vector<float>& values);
+    void set_rendering_extra_dims_from_training_view(int view);
+    void set_rendering_light_dir(Vec3 direction); // world frame, of any length
+    // The latent with which the field, as it is, looks most like a picture. `poll` as in fit(): false stops.
+    LatentFitResult fit_latent(const LatentFit& fit, const std::function<bool()>& poll = {});
+    // Loss of a fit's step, for the averaged weights, and its gradient.
+    float latent_gradient(const LatentFit& fit, const std::vector<float>& extra_dims, int step,
+                          std::vector<float>& gradient);
 
     // --- arrays on the Testbed's device; they raise ngp::Error on the CPU
     // Number of the device, or host_memory.
@@ -257,7 +314,14 @@ class Testbed {
     void check_render_size(int width, int height, int spp) const;
     SharedArray new_array(size_t n, Placement where) const;
     NerfTrainOptions train_options() const;
-    FrameRequest frame_request(const CameraModel& model, const CameraMatrix& pose, int spp) const;
+    void reset_view_inputs();
+    void push_light_dirs();
+    void keep_extra_dims(const DatasetRecord& old, DatasetRecord& record) const;
+    std::vector<float> extra_dims_of(const Appearance& appearance);
+    void check_extra_dims(const std::vector<float>& values) const;
+    void check_latent(const LatentFit& fit, const std::vector<float>& extra_dims) const;
+    FrameRequest frame_request(const CameraModel& model, const CameraMatrix& pose, int spp,
+                               const Appearance& appearance = {});
     const WorldTransform& world() const { return nerf.training.dataset->record.world; }
 
     mutable std::recursive_mutex mutex_;
@@ -269,6 +333,7 @@ class Testbed {
     std::unique_ptr<NerfEngine> engine_;
     bool has_network_ = false;
     int network_aabb_scale_ = 1;
+    int network_extra_dims_ = 0;
     uint32_t training_step_ = 0;
     // What wait_for_step() brings up to date.
     mutable bool step_under_way_ = false;

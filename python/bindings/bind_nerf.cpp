@@ -1,5 +1,6 @@
 #include "images.h"
 
+#include <cmath>
 #include <pybind11/stl.h>
 
 using namespace ngp;
@@ -17,6 +18,19 @@ void add_view(NerfDataset& d, const std::string& path, const FloatArray& camera_
     camera.width = image.view.width;
     camera.height = image.view.height;
     d.add_view(path, to_camera(camera_to_world, "camera_to_world"), camera, image.view, std::move(image.owner));
+}
+
+void set_light_dir(NerfDataset& d, int view, const FloatArray& direction) {
+    if (view < 0 || view >= int(d.record.views.size()))
+        fail("view ", view, " does not exist; there are ", d.record.views.size());
+    const Vec3 v = to_vec3(direction, "direction");
+    const float length = std::sqrt(dot(v, v));
+    ViewRecord& record = d.record.views[size_t(view)];
+    if (!(length > 0.0f && std::isfinite(length)))
+        fail(record.path, ": its light direction must be finite and not zero");
+    record.light_dir = d.record.world.light_to_ngp(v / length);
+    d.record.has_light_dirs = true;
+    d.record.n_extra_learnable_dims = 0;
 }
 
 } // namespace
@@ -45,7 +59,12 @@ void bind_nerf(py::module_& m) {
         .def_property(
             "principal_point", [](const ViewRecord& v) { return to_array(v.camera.principal); },
             [](ViewRecord& v, const FloatArray& a) { v.camera.principal = to_vec2(a, "principal_point"); },
-            "(2,) relative to the image size.");
+            "(2,) relative to the image size.")
+        .def_property(
+            "light_dir", [](const ViewRecord& v) { return to_array(v.light_dir); },
+            [](ViewRecord& v, const FloatArray& a) { v.light_dir = to_vec3(a, "light_dir"); },
+            "(3,) unit, NGP space, of datasets with light directions; zero: none. Changes count from the next step "
+            "on.");
 
     py::class_<NerfDataset, std::shared_ptr<NerfDataset>>(m, "NerfDataset", "NeRF training data: cameras and images.")
         .def(py::init<>())
@@ -97,6 +116,19 @@ void bind_nerf(py::module_& m) {
             "is_hdr", [](const NerfDataset& d) { return d.record.is_hdr; },
             [](NerfDataset& d, bool v) { d.record.is_hdr = v; })
         .def_property(
+            "n_extra_learnable_dims", [](const NerfDataset& d) { return d.record.n_extra_learnable_dims; },
+            [](NerfDataset& d, int n) {
+                if (n < 0 || n > max_extra_dims)
+                    fail("n_extra_learnable_dims is ", n, "; it must be from 0 to ", max_extra_dims);
+                d.record.n_extra_learnable_dims = d.record.has_light_dirs ? 0 : n;
+            },
+            "Size of each view's latent; 0 where views have light directions.")
+        .def_property_readonly(
+            "has_light_dirs", [](const NerfDataset& d) { return d.record.has_light_dirs; },
+            "Whether views have light directions, which take the place of latents.")
+        .def("set_light_dir", set_light_dir, py::arg("view"), py::arg("direction"),
+             "Gives a view a light direction (3,), world frame, of any length but zero; views without have none.")
+        .def_property(
             "render_aabb", [](NerfDataset& d) -> Aabb& { return d.record.render_aabb; },
             [](NerfDataset& d, const Aabb& b) { d.record.render_aabb = b; },
             py::return_value_policy::reference_internal)
@@ -132,7 +164,8 @@ void bind_nerf(py::module_& m) {
                        "Errors count in proportion to the sharpness of the image where they are; with one of the "
                        "sample_* options.");
 
-    py::class_<NerfSettings>(m, "NerfSettings", "NeRF options beyond training.")
+    py::class_<NerfSettings> settings(m, "NerfSettings", "NeRF options beyond training.");
+    settings
         .def_property_readonly(
             "training", [](NerfSettings& s) -> NerfTraining& { return s.training; },
             py::return_value_policy::reference_internal)
@@ -145,4 +178,5 @@ void bind_nerf(py::module_& m) {
                        "Growth of the march step with distance; 0: constant steps.")
         .def_readwrite("sharpen", &NerfSettings::sharpen,
                        "How much load_training_data() sharpens images; 0: not. A scene's own `sharpen` replaces it.");
+    bind_latents(m, training, settings);
 }

@@ -76,7 +76,7 @@ py::tuple render_with_depth(Testbed& t, int width, int height, int spp, bool lin
 
 py::dict render_channels(Testbed& t, const FloatArray& camera, int width, int height, const FloatArray& focal,
                          const FloatArray& principal, const Lens& lens, const std::vector<std::string>& channels,
-                         int spp, bool on_device) {
+                         int spp, bool on_device, const Appearance& appearance) {
     const CameraMatrix pose = to_camera(camera, "camera");
     const CameraModel model = camera_model(width, height, focal, principal, lens);
     const auto asked_for = [&](const char* name) {
@@ -86,7 +86,7 @@ py::dict render_channels(Testbed& t, const FloatArray& camera, int width, int he
     ChannelImages out;
     {
         py::gil_scoped_release release;
-        out = t.render_channels(pose, model, set, spp, on_device ? Placement::Device : Placement::Host);
+        out = t.render_channels(pose, model, set, spp, on_device ? Placement::Device : Placement::Host, appearance);
     }
     py::dict d;
     if (set.rgb) d["rgb"] = to_python(out.rgb, {height, width, 3});
@@ -106,13 +106,13 @@ py::tuple ray_samples(Testbed& t, const FloatArray& camera, int width, int heigh
 }
 
 py::object query(Testbed& t, const Vec3* positions, const Vec3* directions, py::ssize_t n, bool occupancy,
-                 Placement where, const std::vector<uintptr_t>& streams = {}) {
+                 Placement where, const Appearance& appearance, const std::vector<uintptr_t>& streams = {}) {
     QueryResult r;
     {
         py::gil_scoped_release release;
         for (const uintptr_t stream : streams)
             if (stream) t.wait_for_stream(stream);
-        r = t.query(positions, directions, n, occupancy, where);
+        r = t.query(positions, directions, n, occupancy, where, appearance);
     }
     const py::object density = to_python(r.density, {n});
     if (!directions) return density;
@@ -125,32 +125,34 @@ const Vec3* vectors_of(const DeviceInput& a, py::ssize_t n, const std::string& n
     return static_cast<const Vec3*>(a.data);
 }
 
-py::object query_on_device(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy) {
+py::object query_on_device(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy,
+                           const Appearance& appearance) {
     const DeviceInput p = device_input(t, positions, "positions");
     const Vec3* points = vectors_of(p, -1, "positions");
     const py::ssize_t n = p.shape[0];
-    if (directions.is_none()) return query(t, points, nullptr, n, occupancy, Placement::Device, {p.stream});
+    if (directions.is_none()) return query(t, points, nullptr, n, occupancy, Placement::Device, appearance, {p.stream});
     const DeviceInput d = device_input(t, directions, "directions");
     // Without points, the pointer may be null, which would mean that there are no directions.
     const Vec3* along = vectors_of(d, n, "directions");
     static const Vec3 any{};
-    return query(t, points, n > 0 ? along : &any, n, occupancy, Placement::Device, {p.stream, d.stream});
+    return query(t, points, n > 0 ? along : &any, n, occupancy, Placement::Device, appearance, {p.stream, d.stream});
 }
 
-py::object query_field(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy) {
+py::object query_field(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy,
+                       const Appearance& appearance) {
     const bool on_device = is_on_device(positions);
     if (!directions.is_none() && is_on_device(directions) != on_device) {
         if (!on_device) device_input(t, directions, "directions"); // raises on the CPU
         throw py::value_error(std::string(on_device ? "positions" : "directions") + " lie on a CUDA device, " +
                               (on_device ? "directions" : "positions") + " in host memory; pass both in one place");
     }
-    if (on_device) return query_on_device(t, positions, directions, occupancy);
+    if (on_device) return query_on_device(t, positions, directions, occupancy, appearance);
     const FloatArray p = host_floats(positions, "positions");
     const Vec3* points = as_vectors(p, "positions");
-    if (directions.is_none()) return query(t, points, nullptr, p.shape(0), occupancy, Placement::Host);
+    if (directions.is_none()) return query(t, points, nullptr, p.shape(0), occupancy, Placement::Host, appearance);
     const FloatArray d = host_floats(directions, "directions");
     expect_shape(d, {p.shape(0), 3}, "directions");
-    return query(t, points, as_vectors(d, "directions"), p.shape(0), occupancy, Placement::Host);
+    return query(t, points, as_vectors(d, "directions"), p.shape(0), occupancy, Placement::Host, appearance);
 }
 
 // A copy of images on the device: (height, width, channels), or (n, height, width, channels).
@@ -349,10 +351,11 @@ void bind_testbed(py::module_& m) {
              "16384 where alpha <= 0.2.")
         .def("render_camera", render_channels, py::arg("camera"), py::arg("width"), py::arg("height"),
              py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("channels"), py::arg("spp"),
-             py::arg("on_device"))
+             py::arg("on_device"), py::arg("appearance"))
         .def("ray_samples_of_pixel", ray_samples, py::arg("camera"), py::arg("width"), py::arg("height"),
              py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("x"), py::arg("y"))
-        .def("query_field", query_field, py::arg("positions"), py::arg("directions"), py::arg("occupancy"))
+        .def("query_field", query_field, py::arg("positions"), py::arg("directions"), py::arg("occupancy"),
+             py::arg("appearance"))
         .def("keep_images", keep_images, py::arg("images"), py::arg("name"),
              "A copy of an image, or of several of one size, that lies on the Testbed's device: a DeviceArray, or a "
              "NumPy "
@@ -365,4 +368,5 @@ void bind_testbed(py::module_& m) {
         .def("stats", stats, "Counters, stage times in ms (summed over `steps`), bytes held. Waits for the device.");
     bind_camera(c);
     bind_options(c);
+    bind_latent_fits(c);
 }

@@ -28,7 +28,7 @@ FILE_KEYS = {
     "ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4", "latlong", "equirectangular", "orthographic",
     "aabb_scale", "scale", "offset", "aabb", "render_aabb", "up", "from_mitsuba", "normal_mts_args",
     "white_transparent", "black_transparent", "sharpen", "fix_premult", "enable_ray_loading", "enable_depth_loading",
-    "integer_depth_scale",
+    "integer_depth_scale", "n_extra_learnable_dims",
 }  # fmt: skip
 FTHETA_KEYS = ("ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4")
 # Lenses by the key whose presence asks for them, whatever its value (C.2); of several, the first here.
@@ -41,12 +41,12 @@ LENS_OF_KEY = {
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye")
 FRAME_KEYS = {
     "file_path", "transform_matrix", "sharpness", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "x_fov",
-    "y_fov", "w", "h", "cx", "cy", "depth_path", *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS,
+    "y_fov", "w", "h", "cx", "cy", "depth_path", *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS, "driver_parameters",
 }  # fmt: skip
 UNUSED_KEYS = {
-    "rolling_shutter", "n_extra_learnable_dims", "importance_sampling", "envmap", "driver_parameters",
-    "transform_matrix_start", "transform_matrix_end",
+    "rolling_shutter", "importance_sampling", "envmap", "transform_matrix_start", "transform_matrix_end",
 }  # fmt: skip
+MAX_EXTRA_DIMS = 256  # of latents (cpp/ngp/stages/encoding.h)
 LENSES_WITHOUT_FOCAL_LENGTH = (_core.LensMode.FTheta, _core.LensMode.LatLong, _core.LensMode.Equirectangular)
 DEFAULT_FOCAL_LENGTH = 1000.0  # of lenses that have no use for one (A.11)
 
@@ -100,6 +100,7 @@ class Scene:
     from_mitsuba: bool = False
     up: tuple[float, float, float] | None = None
     render_aabb: tuple[list[float], list[float]] | None = None
+    n_extra_learnable_dims: int = 0
     sharpen: float | None = None
     images: ImageKeys = field(default_factory=lambda: ImageKeys())
 
@@ -364,6 +365,14 @@ def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
         else:
             scene.scale = 1.0 / longest
             scene.offset = tuple(0.5 - 0.5 * (lo + h) * scene.scale for lo, h in zip(low, high, strict=True))  # type: ignore[assignment]
+    if "n_extra_learnable_dims" in keys:
+        value = keys["n_extra_learnable_dims"]
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_EXTRA_DIMS:
+            raise RuntimeError(
+                f"{source}: n_extra_learnable_dims is {_shown(value)}; it must be a whole number from 0 to "
+                f"{MAX_EXTRA_DIMS}"
+            )
+        scene.n_extra_learnable_dims = value
     if "up" in keys:
         x, y, z = _vector(keys, "up", source)
         scene.up = (y, z, x)
@@ -372,6 +381,21 @@ def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
         if scene.sharpen < 0:
             raise RuntimeError(f"{source}: sharpen is {_shown(keys['sharpen'])}; it must not be negative")
     scene.images.update(keys, source)
+
+
+def light_direction_of(frame: Frame) -> tuple[float, float, float] | None:
+    """A frame's driver_parameters{LightX, LightY, LightZ} (C.3), as they are: world frame, of any length."""
+    keys, source = frame.keys, frame.source
+    parameters = keys.get("driver_parameters")
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        raise RuntimeError(f"{source}: driver_parameters must be an object with LightX, LightY and LightZ")
+    where = f"{source}: driver_parameters"
+    x, y, z = (_number(parameters, f"Light{axis}", where) or 0.0 for axis in "XYZ")
+    if not (any((x, y, z)) and math.isfinite(x * x + y * y + z * z)):
+        raise RuntimeError(f"{where}: LightX, LightY and LightZ must not all be 0: they are the direction of the light")
+    return x, y, z
 
 
 def _drop_blurred(frames: list[Frame], threshold: float) -> tuple[list[Frame], int, int]:
@@ -549,9 +573,10 @@ def build_dataset(scene: Scene, progress: Callable[[int, int], None] | None = No
         dataset.up = scene.up
     if scene.render_aabb is not None:
         dataset.render_aabb = _core.BoundingBox(*scene.render_aabb)
+    dataset.n_extra_learnable_dims = scene.n_extra_learnable_dims
     images = _load(scene.frames, progress)
     dataset.is_hdr = any(image.is_hdr for image in images)
-    for frame, image in zip(scene.frames, images, strict=True):
+    for n, (frame, image) in enumerate(zip(scene.frames, images, strict=True)):
         i = frame.intrinsics
         assert i is not None
         pose = frame.camera_to_world[:3].astype(np.float32)
@@ -565,4 +590,6 @@ def build_dataset(scene: Scene, progress: Callable[[int, int], None] | None = No
             name=frame.source,
         )
         dataset.add_view(frame.file_path, pose, i.focal_length, i.principal_point, i.lens, training_image)
+        if (light := light_direction_of(frame)) is not None:
+            dataset.set_light_dir(n, light)
     return dataset

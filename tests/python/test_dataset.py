@@ -268,9 +268,9 @@ def one_warning(path: Path) -> str:
 
 
 def test_unused_keys_are_named_in_one_line(folder):
-    frames = [frame("0.png", driver_parameters={"LightX": 1}), frame("1.png")]
+    frames = [frame("0.png", transform_matrix_end=[]), frame("1.png")]
     message = one_warning(write(folder, frames, rolling_shutter=[0, 0, 0], envmap="e.png", importance_sampling=True))
-    assert message.endswith("not used yet: driver_parameters, envmap, importance_sampling, rolling_shutter")
+    assert message.endswith("not used yet: envmap, importance_sampling, rolling_shutter, transform_matrix_end")
 
 
 def test_the_sharpness_rule(folder):

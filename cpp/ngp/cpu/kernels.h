@@ -30,6 +30,12 @@ struct NerfModelView {
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
     Aabb box;
+    // Inputs of the direction encoding after the direction, n_extra_dims() of them: for sample or ray k at
+    // k * extra_dims_stride. In training those of view k (ViewInputs).
+    const float* extra_dims = nullptr;
+    int64_t extra_dims_stride = 0;
+
+    int n_extra_dims() const { return direction->n_in - 3; }
 };
 
 // Scratch memory of one worker. Rows are samples; row r of layer k starts at layer[k] + r*stride[k].
@@ -56,7 +62,8 @@ struct NerfWorkspace {
     int* count = nullptr;
     float* loss = nullptr;
     float* transmittance = nullptr;
-    float* direction = nullptr; // encoded, pad16(direction outputs) apart
+    float* direction = nullptr;   // encoded, pad16(direction outputs) apart
+    float* d_direction = nullptr; // gradient of that, with extra dimensions
     // Makes room for at least `rows` rows, keeping the contents.
     void (*grow)(NerfWorkspace&, int64_t rows) = nullptr;
     void* owner = nullptr;
@@ -88,6 +95,11 @@ struct TrainChunk {
     float* visited = nullptr;   // per occupancy cell: takes part in OccupancyGrid::fresh(); null: not wanted
     int64_t first_ray = 0;
     int n_rays = 0; // at most max_rays_per_chunk
+    // Results for every ray of the step. Gradients of the extra dimensions, n_extra_dims() apart, and whose they are;
+    // null: not wanted.
+    float* d_extra_dims = nullptr;
+    int32_t* view_of_ray = nullptr;
+    bool only_extra_dims = false; // no gradients besides those; the pointers below to them may be null
     // Results, added to what is there
     float* density_gradient = nullptr; // packed
     float* rgb_gradient = nullptr;
@@ -154,7 +166,7 @@ struct NerfKernels {
     void (*adam)(const AdamJob& job);
     void (*trace)(const TraceJob& job, NerfWorkspace& workspace);
     // Raw network outputs at positions; `directions` (unit) may be null: then only density is written. Unclamped
-    // positions outside the box are clamped to it.
+    // positions outside the box are clamped to it. model.extra_dims are those of the samples.
     void (*evaluate)(const NerfModelView& model, const Vec3* positions, const Vec3* directions, int64_t n,
                      RawSample* out, NerfWorkspace& workspace);
     // Separate stages, for tests and benchmarks.
@@ -166,7 +178,7 @@ struct NerfKernels {
     void (*encoding_params_gradient)(const EncodingShape& shape, const float* in, const float* d_out, int64_t n,
                                      GradientTiles& tiles, float* gradient);
     // Forward and backward through both networks for given upstream gradients: what train_chunk does between marching
-    // and scattering. Adds weight gradients and gradient tiles to `results`.
+    // and scattering. Adds weight gradients and gradient tiles to `results`; its d_extra_dims are those of the samples.
     void (*forward_backward)(const NerfModelView& model, const Vec3* positions, const Vec3* directions,
                              const RawSample* d_raw, int64_t n, NerfWorkspace& workspace, TrainChunk& results);
     // input [n][pad16(in)], output [n][pad16(out)]; d_* may be null (forward only).

@@ -13,6 +13,7 @@
 #include <ngp/stages/optimizer.h>
 #include <ngp/stages/query.h>
 #include <ngp/stages/training_step.h>
+#include <ngp/stages/view_inputs.h>
 #include <string>
 #include <vector>
 
@@ -28,8 +29,11 @@ struct NerfModelShape {
     size_t rgb_begin() const { return density.n_params(); }
     size_t encoding_begin() const { return rgb_begin() + rgb.n_params(); }
     size_t n_params() const { return encoding_begin() + position.n_params; }
+    int n_extra_dims() const { return max_of(0, direction.n_in - 3); }
 };
-NerfModelShape nerf_model_shape(const NetworkConfig& config, int aabb_scale);
+// `n_extra_dims`: inputs of the direction encoding after the direction (ViewInputs). Raises ngp::Error if it leaves
+// some of them unread.
+NerfModelShape nerf_model_shape(const NetworkConfig& config, int aabb_scale, int n_extra_dims = 0);
 
 // Initial parameters (E.1): networks uniform in ±sqrt(6/(in+out)), encoding uniform in ±1e-4.
 std::vector<float> initial_nerf_params(const NerfModelShape& shape, uint64_t seed);
@@ -51,6 +55,7 @@ struct NerfTrainOptions {
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted;
     bool train_encoding = true, train_network = true;
     DepthSupervision depth;
+    bool train_view_inputs = false; // per-image latents
 
     bool operator==(const NerfTrainOptions&) const = default;
 };
@@ -72,6 +77,15 @@ struct FrameRequest {
     ColorSpace space = ColorSpace::Linear; // in which samples are averaged
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
+    int image = -1;                // training view whose appearance the picture has; -1: none in particular
+    std::vector<float> extra_dims; // of the model, which rays get besides their direction (ViewInputs)
+};
+
+// Rays along which a frozen field's colours are compared with pictures, as a function of the extra dimensions.
+struct ViewInputLoss {
+    SampleTrainingRays sample; // n_rays of them; its views, and their pixels in host memory, are not the engine's
+    CompositeOptions composite;
+    std::vector<float> extra_dims; // the same for all rays
 };
 
 // Everything that training continues from besides the parameters.
@@ -103,12 +117,21 @@ class NerfEngine {
     // aabb_scale needs a new network.
     virtual void set_views(std::vector<TrainingView> views) = 0;
     // New network: parameters from `seed`, training from step 0.
-    virtual void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) = 0;
+    // `n_extra_dims`: of each view's inputs; set_view_inputs() must follow if there are any.
+    virtual void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) = 0;
     virtual const NerfModelShape& shape() const = 0;
 
     // One step. May return before the device has done it; last_step() waits.
     virtual void train_step(const NerfTrainOptions& options, int64_t batch_size) = 0;
     virtual StepResult last_step() = 0; // zeros before the first
+
+    // --- what the direction encoding gets of each training view besides the direction
+    // One for each view, of the network's n_extra_dims; trained in place if the options say so. Raises ngp::Error on
+    // devices that have none.
+    virtual void set_view_inputs(ViewInputs inputs);
+    virtual const ViewInputs& view_inputs() const;
+    // Mean loss over rays and channels for the averaged weights, and its gradient with respect to the extra dimensions.
+    virtual float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient);
 
     // --- rendering and queries, of the averaged weights. They return when their results are there.
     // A picture finished for display, in host memory: `rgba` gets 4 floats a pixel, `depth` (may be null) one.
@@ -156,6 +179,9 @@ class NerfEngine {
     virtual int64_t peak_device_bytes() const { return 0; }
 };
 
+// What engines without view inputs raise: ngp::Error that says where there are some.
+[[noreturn]] void fail_with_view_inputs();
+
 std::unique_ptr<NerfEngine> make_cpu_nerf_engine();
 
 // Engine on the CUDA device of that number. `max_bytes`: device memory that it may take, 0: all that is free; training
@@ -189,6 +215,8 @@ class NerfModelBench {
     virtual std::vector<RawSample> raw() = 0; // of forward()
     // What the position encoding gives, n x position.n_out_padded.
     virtual std::vector<float> encoded() = 0;
+    // Of forward_backward(), with respect to the extra dimensions; empty without.
+    virtual std::vector<float> extra_dims_gradient() { return {}; }
     // Gradient of the raw density with respect to the NGP position.
     virtual std::vector<Vec3> density_gradient() = 0;
 };
@@ -198,6 +226,8 @@ struct NerfBenchInput {
     uint64_t seed = 1337;
     std::vector<Vec3> positions, directions; // NGP space
     std::vector<RawSample> d_raw;            // upstream gradients
+    int n_extra_dims = 0;                    // on the CPU only
+    std::vector<float> extra_dims;           // n_extra_dims a sample
 };
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);
 

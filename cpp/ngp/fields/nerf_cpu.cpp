@@ -6,6 +6,7 @@
 #include <ngp/core/isa.h>
 #include <ngp/core/parallel.h>
 #include <ngp/fields/nerf_cpu.h>
+#include <ngp/fields/view_inputs_cpu.h>
 #include <ngp/stages/render_rays.h>
 
 namespace ngp {
@@ -85,9 +86,9 @@ class CpuNerfEngine final : public NerfEngine {
         errors_.reset();
     }
 
-    void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) override {
+    void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) override {
         // Built aside, so that a configuration that can't be laid out leaves the old network in place.
-        const NerfModelShape shape = nerf_model_shape(config, aabb_scale);
+        const NerfModelShape shape = nerf_model_shape(config, aabb_scale, n_extra_dims);
         int n_cascades = 1;
         while ((1 << (n_cascades - 1)) < aabb_scale) ++n_cascades;
         workspaces_.clear();
@@ -111,6 +112,7 @@ class CpuNerfEngine final : public NerfEngine {
         state_ = {};
         errors_.reset();
         last_step_ = {};
+        view_inputs_.set_inputs({});
         set_params(initial_nerf_params(shape_, seed));
     }
 
@@ -118,6 +120,7 @@ class CpuNerfEngine final : public NerfEngine {
 
     void train_step(const NerfTrainOptions& options, int64_t batch_size) override {
         if (views_.empty()) fail("there are no training images; load a scene or call set_images() first");
+        check_view_inputs();
         options_ = options;
         const StepPlan plan = plan_step(batch_size);
         averaged_fresh_ = false;
@@ -180,15 +183,10 @@ class CpuNerfEngine final : public NerfEngine {
     void rays_to_gradients(const StepPlan& plan) {
         Stopwatch watch(times_.rays_to_gradients);
         model_.pack(params_.data());
-        const NerfModelView model = model_view(model_);
-        for (CpuLane& lane : lanes_) {
-            lane.tiles.count = 0;
-            // Not empty only after a step that failed half-way.
-            std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
-            std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
-            lane.loss = 0;
-            lane.samples = lane.evaluated = lane.marching_ns = 0;
-        }
+        NerfModelView model = model_view(model_);
+        view_inputs_.attach_to(model);
+        if (trains_view_inputs()) view_inputs_.start_step(plan.n_rays);
+        start_lanes();
         // Chunks of about a thousand samples; rounds of one chunk a lane, until the rays or the batch are used up.
         const int chunk =
             int(std::clamp<int64_t>(1024 * int64_t(plan.n_rays) / plan.batch_size, 8, max_rays_per_chunk));
@@ -211,6 +209,7 @@ class CpuNerfEngine final : public NerfEngine {
                 c.density_gradient = lane.density_gradient.data();
                 c.rgb_gradient = lane.rgb_gradient.data();
                 c.tiles = &lane.tiles;
+                if (trains_view_inputs()) view_inputs_.attach_to(c);
                 kernels_.train_chunk(c, workspace(worker));
                 lane.loss += c.loss;
                 lane.samples += c.samples;
@@ -239,8 +238,10 @@ class CpuNerfEngine final : public NerfEngine {
         scatter_tiles();
     }
 
-    void optimize(const StepPlan&) {
+    void optimize(const StepPlan& plan) {
         Stopwatch watch(times_.optimizer);
+        if (trains_view_inputs())
+            view_inputs_.step(plan.n_images, result_.rays, decayed_learning_rate(settings_, plan.step));
         const float scale = 1.0f / float(std::max<int64_t>(1, result_.rays));
         optimizer_.step(kernels_, params_.data(), gradient_.data(), scale, state_.step,
                         {options_.train_network, options_.train_encoding});
@@ -252,7 +253,7 @@ class CpuNerfEngine final : public NerfEngine {
 
     std::vector<FramePixel> render(const FrameRequest& r) {
         refresh_averaged();
-        const NerfModelView model = averaged_model_.view(r.rgb_activation, r.density_activation);
+        const NerfModelView model = averaged_view(r.rgb_activation, r.density_activation, r.extra_dims.data());
         const int width = r.camera.width, height = r.camera.height;
         const MakeRenderRay make{r.camera,
                                  r.pose,
@@ -304,7 +305,7 @@ class CpuNerfEngine final : public NerfEngine {
     void query(const FieldQuery& q, const Vec3* positions, const Vec3* directions, int64_t n, float* rgb,
                float* density, Placement) override {
         refresh_averaged();
-        const NerfModelView model = averaged_model_.view(q.rgb_activation, q.density_activation);
+        const NerfModelView model = averaged_view(q.rgb_activation, q.density_activation, q.extra_dims);
         struct Task {
             std::vector<Vec3> positions, directions;
             std::vector<RawSample> raw;
@@ -329,6 +330,21 @@ class CpuNerfEngine final : public NerfEngine {
                               t.raw.data(), workspace(worker));
             for (int64_t i = 0; i < end - begin; ++i) finish(i);
         });
+    }
+
+    void set_view_inputs(ViewInputs inputs) override {
+        NGP_CHECK_EQ(inputs.n_dims, shape_.n_extra_dims());
+        view_inputs_.set_inputs(std::move(inputs));
+    }
+    const ViewInputs& view_inputs() const override { return view_inputs_.inputs(); }
+
+    float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient) override {
+        NGP_CHECK_EQ(int(job.extra_dims.size()), shape_.n_extra_dims());
+        refresh_averaged();
+        const NerfModelView model =
+            averaged_view(job.composite.rgb_activation, job.composite.density_activation, job.extra_dims.data());
+        const auto run = [&](TrainChunk& c, int worker) { kernels_.train_chunk(c, workspace(worker)); };
+        return view_inputs_.gradient_of(job, model, occupancy_.view(), run, gradient);
     }
 
     std::shared_ptr<SharedMemory> allocate(int64_t bytes, Placement where) override {
@@ -389,6 +405,28 @@ class CpuNerfEngine final : public NerfEngine {
     }
 
   private:
+    // Extra dimensions: the same for all rays or points.
+    NerfModelView averaged_view(Activation rgb, Activation density, const float* extra_dims) const {
+        NerfModelView view = averaged_model_.view(rgb, density);
+        if (shape_.n_extra_dims() > 0 && !extra_dims) fail("the extra dimensions of a latent or a light are missing");
+        view.extra_dims = extra_dims;
+        return view;
+    }
+    void check_view_inputs() const {
+        if (shape_.n_extra_dims() > 0 && view_inputs().n_views() < int(views_.size()))
+            fail("there are latents or lights of ", view_inputs().n_views(), " views, but ", views_.size(), " views");
+    }
+    bool trains_view_inputs() const { return options_.train_view_inputs && shape_.n_extra_dims() > 0; }
+    void start_lanes() {
+        for (CpuLane& lane : lanes_) {
+            lane.tiles.count = 0;
+            // Not empty only after a step that failed half-way.
+            std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
+            std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
+            lane.loss = 0;
+            lane.samples = lane.evaluated = lane.marching_ns = 0;
+        }
+    }
     bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
     NerfWorkspace& workspace(int worker) { return workspaces_[worker]->get(); }
     NerfModelView model_view(const CpuModel& m) const {
@@ -501,6 +539,7 @@ class CpuNerfEngine final : public NerfEngine {
     NerfTrainOptions options_;
     NerfTrainState state_; // its parameters live in params_, its optimizer part in optimizer_
     NerfOptimizer optimizer_;
+    CpuViewInputs view_inputs_;
     OccupancyGrid occupancy_;
     ErrorMap errors_;
     CpuModel model_, averaged_model_;
@@ -562,6 +601,8 @@ CpuWorkspace::CpuWorkspace(const NerfModelShape& shape) {
     w.loss = allocate<float>(max_rays_per_chunk);
     w.transmittance = allocate<float>(max_rays_per_chunk);
     w.direction = allocate<float>(int64_t(max_rays_per_chunk) * pad16(shape.direction.n_out_padded));
+    if (shape.n_extra_dims() > 0)
+        w.d_direction = allocate<float>(int64_t(max_rays_per_chunk) * pad16(shape.direction.n_out_padded));
     w.grow = grow;
     w.owner = this;
     rows_.resize(w.n_layers);

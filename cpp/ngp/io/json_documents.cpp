@@ -9,6 +9,7 @@
 #include <ngp/io/gzip_file.h>
 #include <ngp/io/json_config.h>
 #include <ngp/io/json_node.h>
+#include <ngp/io/json_view_inputs.h>
 #include <ngp/io/snapshot.h>
 
 namespace ngp {
@@ -125,7 +126,7 @@ Json write_dataset(const DatasetRecord& d) {
             {"from_mitsuba", d.world.from_mitsuba},
             {"is_hdr", d.is_hdr},
             {"wants_importance_sampling", true},
-            {"n_extra_learnable_dims", 0}};
+            {"n_extra_learnable_dims", d.n_extra_learnable_dims}};
 }
 
 DatasetRecord read_dataset(const Node& n) {
@@ -161,8 +162,7 @@ DatasetRecord read_dataset(const Node& n) {
     if (n.has("render_aabb")) d.render_aabb = n.at("render_aabb").box();
     if (n.has("render_aabb_to_local")) d.render_aabb_to_local = n.at("render_aabb_to_local").mat3();
     d.is_hdr = n.boolean("is_hdr", false);
-    if (n.integer("n_extra_learnable_dims", 0, 0, 1 << 16) != 0)
-        fail(n.where(), ".n_extra_learnable_dims: per-image latents are not supported yet");
+    d.n_extra_learnable_dims = n.integer("n_extra_learnable_dims", 0, 0, max_extra_dims);
     return d;
 }
 
@@ -417,6 +417,19 @@ ExtraSettings read_extra(const Node& n) {
 
 constexpr int64_t default_batch = 1 << 18; // of instant-ngp, which doesn't store it
 
+// The model's shape. instant-ngp says nowhere that a dataset has light directions: the number of parameters does.
+NerfModelShape snapshot_shape(const Node& snapshot, const NetworkConfig& config, DatasetRecord& d) {
+    const NerfModelShape shape = nerf_model_shape(config, d.aabb_scale, d.n_extra_dims());
+    if (d.n_extra_dims() > 0) return shape;
+    const size_t size = snapshot.text("params_type", "__half") == "float" ? 4 : 2;
+    const size_t n = snapshot.at("params_binary").binary().size() / size;
+    if (n == shape.n_params() || config.direction_encoding.size() < 2) return shape;
+    const NerfModelShape lit = nerf_model_shape(config, d.aabb_scale, 3);
+    if (n != lit.n_params()) return shape; // the caller complains
+    d.has_light_dirs = true;
+    return lit;
+}
+
 Snapshot read_document(const Json& document, const std::string& path) {
     const Node root(document, path);
     const Node n = root.at("snapshot");
@@ -438,7 +451,9 @@ Snapshot read_document(const Json& document, const std::string& path) {
     s.dataset.aabb_scale = aabb_scale;
     if (nerf.has("rgb")) s.rays_per_batch = nerf.at("rgb").integer("rays_per_batch", 0, 0, 1 << 30);
 
-    const NerfModelShape shape = nerf_model_shape(read_config(Node(config, path)), aabb_scale);
+    if (n.has("pyngp") && n.at("pyngp").has("light_dirs")) read_light_dirs(n.at("pyngp").at("light_dirs"), s.dataset);
+    const NerfModelShape shape = snapshot_shape(n, read_config(Node(config, path)), s.dataset);
+    s.latents = read_latents(nerf, s.dataset.views.size(), s.dataset.has_light_dirs ? 0 : shape.n_extra_dims());
     const Node params = n.at("params_binary");
     const std::string type = n.text("params_type", "__half");
     if (type == "__half")
@@ -517,18 +532,20 @@ void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelS
                       {"epsilon", 1e-8f},
                       {"beta1", 0.9f},
                       {"beta2", 0.99f}};
-    Json latent = offset;
-    for (const char* key : {"first_moment", "second_moment", "variable"}) latent[key] = Json::array();
+    const bool has_latents = s.latents.n_views() > 0;
+    const float latents_rate =
+        has_latents ? decayed_learning_rate(read_config(Node(document, "config")).optimizer, s.training_step) : 1e-4f;
     n["nerf"] = {{"aabb_scale", s.dataset.aabb_scale},
                  {"cam_pos_offset", std::vector<Json>(n_images, offset)},
                  {"cam_rot_offset", std::vector<Json>(n_images, offset)},
-                 {"extra_dims_opt", std::vector<Json>(n_images, latent)},
+                 {"extra_dims_opt", write_latents(s.latents, n_images, latents_rate)},
                  {"rgb",
                   {{"rays_per_batch", s.rays_per_batch},
                    {"measured_batch_size", 0},
                    {"measured_batch_size_before_compaction", 0}}},
                  {"dataset", write_dataset(s.dataset)}};
     Json extra{{"settings", write_extra(s.extra)}, {"checksum", checksum(params.data(), params.size() * 2)}};
+    if (s.dataset.has_light_dirs) extra["light_dirs"] = write_light_dirs(s.dataset);
     if (s.has_train_state) {
         const OptimizerArrays a = spread_state(s.train_state.optimizer, shape);
         const AdamSettings settings = parse_network_config(s.config_json, "config").optimizer;

@@ -34,6 +34,7 @@ struct ViewRecord {
     CameraModel camera;
     float rolling_shutter[4] = {};
     CameraMatrix start, end; // NGP space
+    Vec3 light_dir;          // unit, NGP space; zero: none
 };
 
 struct DatasetRecord {
@@ -44,7 +45,16 @@ struct DatasetRecord {
     Aabb render_aabb; // empty: unset
     Mat3 render_aabb_to_local;
     bool is_hdr = false;
+    int n_extra_learnable_dims = 0; // of each view's latent
+    bool has_light_dirs = false;    // then there are no latents
+
+    // Inputs of the direction encoding besides the direction.
+    int n_extra_dims() const { return has_light_dirs ? 3 : n_extra_learnable_dims; }
 };
+
+// Whether two datasets have the same views in the same order: paths, and poses up to rounding. What was learned of
+// one's views then holds for the other's (D.2).
+bool same_views(const DatasetRecord& a, const DatasetRecord& b);
 
 // Settings that instant-ngp does not store.
 struct ExtraSettings {
@@ -85,6 +95,7 @@ struct Snapshot {
     int rays_per_batch = 0;
     bool has_extra = false; // written by pyngp
     ExtraSettings extra;
+    ViewInputs latents; // of the dataset's views; without views: there are none
     bool has_train_state = false;
     NerfTrainState train_state; // its parameters are fp32 masters
 };

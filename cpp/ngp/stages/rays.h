@@ -31,6 +31,7 @@ struct TrainingRay {
     RayMarcher march;             // t: first stepping position, t_end: exit of the scene box
     Vec3 target;                  // in the network's compositing space
     Vec3 background;              // likewise
+    int view = 0;                 // number of the training view
     float distance = 0;           // at which it should end, NGP units; 0: unknown
     float max_level = 1.0f;       // drawn_max_level()
     float inverse_density = 1.0f; // of its pixel (ErrorSampling), by which errors are multiplied
@@ -73,6 +74,8 @@ struct SampleTrainingRays {
     bool with_distance = false;  // depth maps are wanted
     bool random_levels = false;
     ErrorSampling errors;
+    const uint32_t* pixels = nullptr; // y * width + x of those to draw from, the same in every view; null: all
+    int n_pixels = 0;
     TrainingRay* rays = nullptr; // ray i goes to rays[i - first_ray]
     int64_t first_ray = 0;
 
@@ -95,10 +98,15 @@ struct SampleTrainingRays {
             ray.inverse_density = 1.0f / errors.choose(own, n_images, image, uv);
             ray.error_cell = errors.cell(image, uv);
         }
+        ray.view = image;
         const TrainingView& view = scene.views[image];
-        const int x = min_of(int(uv.x * float(view.image.width)), view.image.width - 1);
-        const int y = min_of(int(uv.y * float(view.image.height)), view.image.height - 1);
-        if (snap_to_pixel_centers)
+        int x = min_of(int(uv.x * float(view.image.width)), view.image.width - 1);
+        int y = min_of(int(uv.y * float(view.image.height)), view.image.height - 1);
+        if (pixels) {
+            const int pixel = int(pixels[min_of(int(u * float(n_pixels)), n_pixels - 1)]);
+            x = pixel % view.image.width, y = pixel / view.image.width;
+        }
+        if (snap_to_pixel_centers || pixels)
             uv = {(float(x) + 0.5f) / float(view.image.width), (float(y) + 0.5f) / float(view.image.height)};
         Vec3 background = color.background;
         if (color.random_background) background = {r.next_float(), r.next_float(), r.next_float()};

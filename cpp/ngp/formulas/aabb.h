@@ -25,6 +25,12 @@ struct Aabb {
     }
 };
 
+// The cube of side aabb_scale that a scene lies in, NGP space.
+NGP_HD Aabb scene_box(int aabb_scale) {
+    const float half = 0.5f * float(aabb_scale);
+    return {splat3(0.5f - half), splat3(0.5f + half)};
+}
+
 // Parameters at which origin + t*direction enters and leaves the box; both FLT_MAX on a miss (rays that are not finite
 // miss). Slab method; a zero direction component divides to an infinity of the right sign, which the comparisons
 // handle.

@@ -5,7 +5,7 @@
 #include "memory.cuh"
 #include "model.cuh"
 
-#include <ngp/stages/display.h>
+#include <ngp/stages/render_mode.h>
 #include <ngp/stages/render_rays.h>
 
 namespace ngp::cuda {
@@ -18,10 +18,9 @@ struct RenderJob {
     Vec3 parallel_direction; // of all rays, if the lens is orthographic; the launch sets it
     int spp = 1;
     float min_transmittance = 0.01f;
-    bool linear_colors = false;            // of the network
-    ColorSpace space = ColorSpace::Linear; // in which samples are averaged
-    FramePixel* pixels = nullptr;          // on the device, row-major; every one is written
-    uint32_t* ticket = nullptr;            // on the device, one; the launch sets it
+    AddRay add;                   // its near distance: that of `make`
+    FramePixel* pixels = nullptr; // on the device, row-major; every one is written
+    uint32_t* ticket = nullptr;   // on the device, one; the launch sets it
     // On the device, for policies that need any (RenderScratch). Less makes the grid smaller.
     char* scratch = nullptr;
     int64_t scratch_size = 0; // bytes

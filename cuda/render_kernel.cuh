@@ -150,7 +150,15 @@ __device__ inline bool march_step(const RenderJob& job, RayMarcher& march, float
 template <bool Normals>
 __device__ void composite(const RenderJob& job, LaneRay& ray, const RawSample& raw, Vec3 normal) {
     const float sigma = density_from_raw(job.model.density_activation, raw.density);
-    const float weight = blend(ray.blend, sample_color(job.model.rgb_activation, raw), segment_alpha(sigma, ray.dt));
+    const float alpha = segment_alpha(sigma, ray.dt);
+    Vec3 value = sample_color(job.model.rgb_activation, raw);
+    if (job.add.shows.mode != RenderMode::Shade) {
+        const float z_per_t = dot(ray.direction(job), job.make.pose.forward);
+        value = geometry_value(job.add.shows, alpha, ray.marcher(job).position(ray.t),
+                               (ray.t + job.make.near_distance) * z_per_t);
+    }
+    const float weight = blend(ray.blend, value, alpha);
+    if (job.add.shows.mode == RenderMode::Cost) ray.blend.rgb += splat3(cost_of_sample);
     ray.t_expected += weight * ray.t;
     if constexpr (Normals) ray.normal += normal * weight;
     if (weight > ray.largest) {
@@ -164,27 +172,12 @@ __device__ void composite(const RenderJob& job, LaneRay& ray, const RawSample& r
 
 template <bool Normals>
 __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
-    float alpha = 1.0f - ray.blend.transmittance;
-    if (alpha > 1.0f - job.min_transmittance) { // stopped early: as if the rest were like what was seen
-        const float scale = 1.0f / alpha;
-        ray.blend.rgb = ray.blend.rgb * scale;
-        ray.t_expected *= scale;
-        if constexpr (Normals) ray.normal = ray.normal * scale;
-        alpha = 1.0f;
-    }
-    const float z_per_t = dot(ray.direction(job), job.make.pose.forward);
-    const float near = job.make.near_distance; // t counts from there, depth from the camera
+    RenderedRay result{ray.blend.rgb, 0.0f, ray.t_expected, ray.t_max_weight, {}};
+    if constexpr (Normals) result.normal = ray.normal;
+    result.finish(job.add.shows.mode, ray.blend.transmittance, job.min_transmittance);
     FramePixel sum = sum_before(job, ray.owner);
-    sum.depth_max_weight = alpha > 0.2f ? (ray.t_max_weight + near) * z_per_t : max_depth;
-    if (!(alpha <= 0.001f)) {
-        Vec3 rgb = ray.blend.rgb;
-        if (job.linear_colors && job.space == ColorSpace::SRGB) rgb = linear_to_srgb(rgb);
-        if (!job.linear_colors && job.space == ColorSpace::Linear) rgb = srgb_to_linear(rgb);
-        sum.rgb += rgb;
-        sum.alpha += alpha;
-        sum.depth_expected += (ray.t_expected + alpha * near) * z_per_t;
-        if constexpr (Normals) sum.normal += ray.normal;
-    }
+    const Vec3 direction = ray.direction(job);
+    job.add(sum, result, ray.origin(job), direction, dot(direction, job.make.pose.forward));
     store_sum(job, ray.owner, sum);
 }
 
@@ -358,7 +351,8 @@ __global__ void __launch_bounds__(Net::threads, render_blocks<Net>)
         Vec3 normal;
         if constexpr (Normals) {
             const Vec3 scale = job.model.inverse_size;
-            const float finest = 1.0f / (normal_cell_steps * (sampled ? ray.dt : 1.0f) * scale.x);
+            float finest = 1.0f / (normal_cell_steps * (sampled ? ray.dt : 1.0f) * scale.x);
+            if (job.add.shows.mode == RenderMode::Normals) finest = FLT_MAX; // of the whole encoding
             normal = normalize(-(net.density_gradient(x, finest) * scale));
         }
         if (sampled) composite<Normals>(job, ray, raw, normal);

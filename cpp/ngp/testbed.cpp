@@ -117,7 +117,8 @@ Testbed::Testbed(TestbedMode mode, const TestbedOptions& options)
     deterministic_ = options.deterministic || !on_cuda();
     engine_ = make_engine(index, options);
     if (on_cuda()) nerf.training.occupancy_schedule = OccupancySchedule::Specification;
-    aabb = render_aabb = scene_box(1);
+    aabb = render_aabb = raw_aabb = scene_box(1);
+    reset_camera();
 }
 
 Testbed::~Testbed() = default;
@@ -146,7 +147,8 @@ void Testbed::set_dataset(NerfDataset dataset) {
 
 void Testbed::apply_dataset(bool keep_network) {
     const DatasetRecord& d = nerf.training.dataset->record;
-    aabb = render_aabb = scene_box(d.aabb_scale);
+    aabb = render_aabb = raw_aabb = scene_box(d.aabb_scale);
+    training_view_ = 0;
     if (!d.render_aabb.empty()) render_aabb = aabb.intersection(d.render_aabb);
     render_aabb_to_local = d.render_aabb_to_local;
     nerf.rgb_activation = d.is_hdr ? Activation::Exponential : Activation::Logistic;

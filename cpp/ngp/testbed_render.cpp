@@ -1,6 +1,9 @@
 // Testbed: pictures, channels and queries, and the render camera.
+#include <algorithm>
 #include <cmath>
 #include <ngp/core/check.h>
+#include <ngp/core/parallel.h>
+#include <ngp/stages/flat_pictures.h>
 #include <ngp/stages/render_rays.h>
 #include <ngp/testbed.h>
 
@@ -10,6 +13,24 @@ namespace {
 
 float degrees(float radians) { return radians * 57.29577951308232f; }
 float radians(float degrees) { return degrees * 0.017453292519943295f; }
+
+constexpr int64_t pixels_per_task = 1 << 14;
+constexpr int64_t slice_points = 1 << 18; // that are queried at once
+
+template <typename Body>
+void for_each_pixel(int64_t n, const Body& body) {
+    parallel_for_range(n, pixels_per_task, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) body(i);
+    });
+}
+
+MakeRenderRay ray_maker(const FrameRequest& r) {
+    return {r.camera,        r.pose,
+            r.box,           r.crop,
+            r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
+            r.near_distance, r.snap_to_pixel_centers,
+            r.blur,          r.motion};
+}
 
 } // namespace
 
@@ -46,17 +67,21 @@ SharedArray Testbed::new_array(size_t n, Placement where) const {
     return {engine_->allocate(int64_t(n * sizeof(float)), where), n};
 }
 
-SharedArray Testbed::render(int width, int height, int spp, bool linear, SharedArray* depth) {
-    Lock lock(mutex_);
-    check_render_size(width, height, spp);
-    ensure_network();
+CameraModel Testbed::render_model(int width, int height) const {
     const int along = camera.fov_axis == 0 ? width : height;
     CameraModel model;
     model.width = width;
     model.height = height;
     model.focal = camera.relative_focal_length * (float(along) * camera.zoom);
     model.principal = (Vec2{0.5f, 0.5f} - camera.screen_center) * camera.zoom + Vec2{0.5f, 0.5f};
+    if (uses_render_lens()) {
+        model.lens = render_lens;
+        check_camera(model, "render_lens");
+    }
+    return model;
+}
 
+DisplayOptions Testbed::display_options(int width, bool linear) const {
     DisplayOptions display;
     display.space = color_space;
     display.background = {background_color[0], background_color[1], background_color[2]};
@@ -65,13 +90,123 @@ SharedArray Testbed::render(int width, int height, int spp, bool linear, SharedA
     display.gain = std::exp2(exposure);
     display.curve = tonemap_curve;
     display.linear = linear;
+    display.checkerboard_width = render_transparency_as_checkerboard ? width : 0;
+    display.signed_values = visualized_dimension >= 0 && !render_ground_truth;
+    return display;
+}
+
+void Testbed::set_mode(FrameRequest& r) const {
+    r.shows.mode = render_mode;
+    r.shows.hard_edges = nerf.render_gbuffer_hard_edges;
+    r.shows.depth_scale = 1.0f / world().scale;
+    r.blur.aperture = camera.aperture_size;
+    r.blur.focus_distance = camera.slice_plane_z + camera.scale;
+    if (r.blur.aperture < 0 || (r.blur.aperture > 0 && !(r.blur.focus_distance > 0)))
+        fail("aperture_size is ", r.blur.aperture, " and slice_plane_z + scale, the focus distance, ",
+             r.blur.focus_distance, "; the first must not be negative and the second positive");
+    if (!(parallax_shift == Vec3{})) {
+        if (r.camera.lens.mode != LensMode::Perspective)
+            fail("parallax_shift needs a perspective lens; set render_with_lens_distortion to False");
+        const Vec2 moved = Vec2{parallax_shift.x, parallax_shift.y} * parallax_shift.z;
+        r.camera.principal = r.camera.principal + Vec2{moved.x * r.camera.focal.x / float(r.camera.width),
+                                                       moved.y * r.camera.focal.y / float(r.camera.height)};
+        r.pose.position += r.pose.right * parallax_shift.x + r.pose.down * parallax_shift.y;
+    }
+    if (visualized_dimension < 0) return;
+    check_visualized();
+    r.shows.mode = RenderMode::Shade;
+    r.visualized_layer = visualized_layer;
+    r.visualized_dimension = visualized_dimension;
+    r.linear_colors = r.space == ColorSpace::Linear; // values, not colours: no conversion
+}
+
+void Testbed::check_visualized() const {
+    const NerfModelShape& shape = engine_->shape();
+    std::vector<int> widths;
+    for (int k = 0; k < shape.density.n_layers; ++k) widths.push_back(shape.density.in(k));
+    for (int k = 0; k < shape.rgb.n_layers; ++k) widths.push_back(shape.rgb.in(k));
+    widths.push_back(shape.rgb.n_out);
+    if (visualized_layer < 0 || visualized_layer >= int(widths.size()))
+        fail("visualized_layer is ", visualized_layer, "; the model's layers are 0 to ", widths.size() - 1);
+    if (visualized_dimension >= widths[size_t(visualized_layer)])
+        fail("visualized_dimension is ", visualized_dimension, "; layer ", visualized_layer, " has dimensions 0 to ",
+             widths[size_t(visualized_layer)] - 1, " (-1: none is shown)");
+}
+
+SharedArray Testbed::render(int width, int height, int spp, bool linear, SharedArray* depth, const FrameTime& time) {
+    Lock lock(mutex_);
+    check_render_size(width, height, spp);
+    ensure_network();
+    const ShutterMotion motion = follow_path(time);
+    if (camera.autofocus) focus_on_target();
+    FrameRequest request = frame_request(render_model(width, height), camera.matrix, spp);
+    request.motion = motion;
+    set_mode(request);
+    const DisplayOptions display = display_options(width, linear);
     const size_t n_pixels = size_t(width) * size_t(height);
     const SharedArray rgba = new_array(n_pixels * 4, Placement::Host);
     if (depth) *depth = new_array(n_pixels, Placement::Host);
-    engine_->render_display(frame_request(model, camera.matrix, spp), display, rgba.data(),
-                            depth ? depth->data() : nullptr);
+    float* const depths = depth ? depth->data() : nullptr;
+    if (!render_ground_truth && request.shows.mode != RenderMode::Distortion &&
+        request.shows.mode != RenderMode::Slice) {
+        engine_->render_display(request, display, rgba.data(), depths);
+    } else {
+        std::vector<FramePixel> pixels(n_pixels);
+        if (render_ground_truth)
+            render_training_image(request.camera, pixels.data());
+        else if (request.shows.mode == RenderMode::Distortion)
+            for_each_pixel(int64_t(n_pixels), ShowDistortion{request.camera, request.pose, pixels.data()});
+        else
+            render_slice(request, pixels.data());
+        for_each_pixel(int64_t(n_pixels), FinishPixel{display, pixels.data(), rgba.data(), depths});
+    }
     note_device_bytes();
     return rgba;
+}
+
+void Testbed::render_training_image(const CameraModel& model, FramePixel* pixels) const {
+    const NerfDataset& data = *nerf.training.dataset;
+    if (!data.has_images())
+        fail("render_ground_truth: there are no training images; call load_training_data() or set_images() first");
+    if (groundtruth_render_mode == GroundTruthRenderMode::Depth)
+        fail("render_ground_truth: the training data has no depth images; set groundtruth_render_mode to Shade");
+    int view = nerf.find_closest_training_view(camera.matrix);
+    // Views may share a pose: then the one that was asked for last.
+    if (training_view_ < int(data.images.size()))
+        if (const ViewRecord &a = data.record.views[size_t(training_view_)], &b = data.record.views[size_t(view)];
+            a.start.position == b.start.position && a.start.forward == b.start.forward)
+            view = training_view_;
+    const ImageView& image = data.images[size_t(view)];
+    if (image.device != host_memory)
+        fail("render_ground_truth: view ", view, " lies on cuda:", image.device,
+             "; pass images to set_images() as NumPy arrays to see them");
+    const int axis = camera.fov_axis;
+    const float scale = float(axis == 0 ? image.width : image.height) / float(axis == 0 ? model.width : model.height);
+    for_each_pixel(int64_t(model.width) * model.height,
+                   ShowTrainingImage{image, data.record.views[size_t(view)].camera, model, scale / camera.zoom,
+                                     splat3(1.0f), color_space, pixels});
+}
+
+// By way of queries, which every engine answers.
+void Testbed::render_slice(const FrameRequest& r, FramePixel* pixels) {
+    const int64_t n_pixels = int64_t(r.camera.width) * r.camera.height;
+    const auto n_points = size_t(std::min(n_pixels, slice_points));
+    std::vector<Vec3> points(n_points), directions(n_points);
+    std::vector<float> rgb(3 * n_points), density(n_points);
+    WorldTransform ngp_space; // the identity
+    ngp_space.scale = 1.0f;
+    ngp_space.offset = {};
+    ngp_space.from_mitsuba = true;
+    const FieldQuery query{ngp_space, r.box, false, r.rgb_activation, r.density_activation};
+    const float distance = r.blur.focus_distance;
+    for (int64_t first = 0; first < n_pixels; first += slice_points)
+        for (int sample = 0; sample < r.spp; ++sample) {
+            const int64_t n = std::min(slice_points, n_pixels - first);
+            for_each_pixel(n, PlaceSlicePoint{ray_maker(r), distance, first, sample, points.data(), directions.data()});
+            engine_->query(query, points.data(), directions.data(), n, rgb.data(), density.data(), Placement::Host);
+            for_each_pixel(n, AddSlicePoint{r.add_ray(), distance, 1.0f / float(r.spp), points.data(), rgb.data(),
+                                            density.data(), pixels + first});
+        }
 }
 
 ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, const CameraModel& model,
@@ -103,10 +238,7 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     check_camera(model, "camera");
     ensure_network();
     const FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), 1);
-    const MakeRenderRay make{r.camera,        r.pose,
-                             r.box,           r.crop,
-                             r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
-                             r.near_distance, r.snap_to_pixel_centers};
+    const MakeRenderRay make = ray_maker(r);
     RayMarcher march = make(x, y, 0);
     const float to_world = 1.0f / world().scale;
     RaySamples s{world().point_to_world(march.origin), world().direction_to_world(march.direction), {}, {}};
@@ -163,11 +295,17 @@ void Testbed::set_camera_to_training_view(int view) {
     camera.matrix = v.start;
     camera.relative_focal_length = v.camera.focal * (1.0f / along);
     camera.screen_center = Vec2{1, 1} - v.camera.principal;
+    // As instant-ngp does; by itself, it changes nothing that render() shows (specification B3).
+    render_lens = view_lens_ = v.camera.lens;
+    lens_is_set_ = false;
+    render_with_lens_distortion = true;
+    training_view_ = view;
 }
 
 void Testbed::reset_camera() {
     Lock lock(mutex_);
     camera = RenderCamera{};
+    camera.matrix = default_camera;
     camera.matrix.position = Vec3{0.5f, 0.5f, 0.5f} - camera.matrix.forward * camera.scale;
 }
 

@@ -174,5 +174,14 @@ void bind_nerf(py::module_& m) {
                        "Rays stop when less than this shines through.")
         .def_readwrite("rendering_min_transmittance", &NerfSettings::render_min_transmittance)
         .def_readwrite("cone_angle_constant", &NerfSettings::cone_angle_constant,
-                       "Growth of the march step with distance; 0: constant steps.");
+                       "Growth of the march step with distance; 0: constant steps.")
+        .def_readwrite("render_gbuffer_hard_edges", &NerfSettings::render_gbuffer_hard_edges,
+                       "Render modes Positions and Depth: of the sample of largest weight, not blended.")
+        .def_readwrite("visualize_cameras", &NerfSettings::visualize_cameras, "Kept; only a window would use it.")
+        .def(
+            "find_closest_training_view",
+            [](const NerfSettings& s, const FloatArray& pose) {
+                return s.find_closest_training_view(to_camera(pose, "pose"));
+            },
+            py::arg("pose"), "Training view nearest to an NGP camera matrix (3,4), by position and forward axis.");
 }

@@ -95,6 +95,8 @@ inline const ngp::Vec3* as_vectors(const FloatArray& a, const char* name) {
 void bind_arrays(py::module_& m);
 void bind_types(py::module_& m);
 void bind_nerf(py::module_& m);
+void bind_rendering(py::module_& m); // before bind_testbed
 void bind_testbed(py::module_& m);
+void bind_display(py::class_<ngp::Testbed>& c);
 void bind_stages(py::module_& m);
 void bind_model(py::module_& m);

@@ -20,6 +20,7 @@ PYBIND11_MODULE(_core, m) {
     bind_types(m);
     bind_arrays(m);
     bind_nerf(m);
+    bind_rendering(m);
     bind_testbed(m);
     auto stages = m.def_submodule("stages", "Single stages, for tests and benchmarks.");
     bind_stages(stages);

@@ -11,6 +11,8 @@
 #include <ngp/stages/occupancy.h>
 #include <ngp/stages/optimizer.h>
 #include <ngp/stages/query.h>
+#include <ngp/stages/render_mode.h>
+#include <ngp/stages/render_rays.h>
 #include <ngp/stages/training_step.h>
 #include <string>
 #include <vector>
@@ -67,6 +69,14 @@ struct FrameRequest {
     ColorSpace space = ColorSpace::Linear; // in which samples are averaged
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
+    LensBlur blur;
+    ShutterMotion motion; // of the camera from `pose`
+    ModeOptions shows;    // a mode that marches: not Distortion, not Slice
+    // Activation that takes the place of colours: column of a layer, which are the inputs of the density network's
+    // layers, those of the rgb network's, and its output; -1: none.
+    int visualized_layer = 0, visualized_dimension = -1;
+
+    AddRay add_ray() const { return {shows, linear_colors, space, near_distance}; }
 };
 
 // Everything that training continues from besides the parameters.

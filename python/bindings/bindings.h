@@ -99,4 +99,5 @@ void bind_rendering(py::module_& m); // before bind_testbed
 void bind_testbed(py::module_& m);
 void bind_display(py::class_<ngp::Testbed>& c);
 void bind_stages(py::module_& m);
+void bind_render_stages(py::module_& m);
 void bind_model(py::module_& m);

@@ -1016,6 +1016,10 @@ class stages:
         def wait(self) -> None: ...
 
     @staticmethod
+    def bspline_weights(
+        order: typing.SupportsInt | typing.SupportsIndex, t: typing.SupportsFloat | typing.SupportsIndex
+    ) -> tuple: ...
+    @staticmethod
     def composite(
         raw: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         dt: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
@@ -1030,6 +1034,12 @@ class stages:
     ) -> tuple: ...
     @staticmethod
     def cuda_ceilings(device: str = ...) -> dict: ...
+    @staticmethod
+    def disc_point(
+        arg0: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    @staticmethod
+    def editing_weight(kernel: EditingKernel, x: typing.SupportsFloat | typing.SupportsIndex) -> float: ...
     @staticmethod
     def encode(
         config: str,
@@ -1067,6 +1077,10 @@ class stages:
     def half_bits(arg0: typing.SupportsFloat | typing.SupportsIndex) -> int: ...
     @staticmethod
     def half_round_trip(arg0: typing.SupportsFloat | typing.SupportsIndex) -> float: ...
+    @staticmethod
+    def hue_color(
+        arg0: typing.SupportsFloat | typing.SupportsIndex, arg1: typing.SupportsFloat | typing.SupportsIndex
+    ) -> numpy.typing.NDArray[numpy.float32]: ...
     @staticmethod
     def learning_rate(arg0: str, arg1: typing.SupportsInt | typing.SupportsIndex) -> float: ...
     @staticmethod
@@ -1146,6 +1160,29 @@ class stages:
         arg2: typing.SupportsInt | typing.SupportsIndex,
         arg3: typing.SupportsInt | typing.SupportsIndex,
     ) -> list[int]: ...
+    @staticmethod
+    def render_ray(
+        pose: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        end: object,
+        camera: tuple,
+        lens: Lens,
+        blur: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex],
+        near_distance: typing.SupportsFloat | typing.SupportsIndex,
+        pixel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+        sample: typing.SupportsInt | typing.SupportsIndex,
+    ) -> tuple: ...
+    @staticmethod
+    def screw_between(
+        a: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        b: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        t: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    @staticmethod
+    def shutter_pose(
+        a: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        b: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        share: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> numpy.typing.NDArray[numpy.float32]: ...
     @staticmethod
     def sobol(
         arg0: typing.SupportsInt | typing.SupportsIndex, arg1: typing.SupportsInt | typing.SupportsIndex

@@ -237,6 +237,8 @@ def render(
     testbed.background_color = [0, 0, 0, 0]
     testbed.camera_smoothing = smooth
     testbed.render_mode = MODES[mode or "shade"]
+    if mode == "slice":  # through the middle of the scene, whatever the camera
+        testbed.autofocus, testbed.autofocus_target = True, [0.5, 0.5, 0.5]
     if path is not None:
         n, rendered = _path_frames(testbed, path, (width, height), spp, fps, seconds, shutter)
     else:

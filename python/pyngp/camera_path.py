@@ -16,6 +16,12 @@ from pyngp import _core
 from pyngp.dataset import load_json
 
 _MANY_KEYFRAMES = 16  # recorded rather than placed by hand
+_LARGEST = 1e30  # of any number; float32 holds it, and sums of it
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < _LARGEST else "a huge integer"
+    return text if len(text) < 100 else text[:100] + "…"
 
 
 def _number(entry: Mapping[str, Any], keys: tuple[str, ...], default: float | None, where: str) -> float:
@@ -23,8 +29,9 @@ def _number(entry: Mapping[str, Any], keys: tuple[str, ...], default: float | No
     for key in keys:
         if key in entry:
             value = entry[key]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise RuntimeError(f"{where}.{key}: must be a finite number, not {value!r}")
+            known = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not known or not abs(value) < _LARGEST:  # nor is a NaN
+                raise RuntimeError(f"{where}.{key}: must be a finite number, not {_shown(value)}")
             return float(value)
     if default is None:
         raise RuntimeError(f"{where}: has no {keys[0]}")
@@ -34,7 +41,7 @@ def _number(entry: Mapping[str, Any], keys: tuple[str, ...], default: float | No
 def _vector(entry: Mapping[str, Any], key: str, n: int, where: str) -> list[float]:
     value = entry.get(key)
     if not isinstance(value, list) or len(value) != n:
-        raise RuntimeError(f"{where}.{key}: must be a list of {n} numbers, not {value!r}")
+        raise RuntimeError(f"{where}.{key}: must be a list of {n} numbers, not {_shown(value)}")
     return [_number({key: v}, (key,), None, where) for v in value]
 
 
@@ -54,6 +61,8 @@ def _keyframe(entry: Any, where: str) -> _core.CameraKeyframe:
     if not 0 < keyframe.fov < 180:
         raise RuntimeError(f"{where}.fov: is {keyframe.fov}; it must be above 0 and below 180 degrees")
     keyframe.aperture_size = _number(entry, ("aperture_size", "dof"), 0.0, where)
+    if keyframe.aperture_size < 0:
+        raise RuntimeError(f"{where}.aperture_size: is {keyframe.aperture_size}; it must not be negative")
     keyframe.timestamp = _number(entry, ("timestamp",), 0.0, where)
     return keyframe
 
@@ -81,9 +90,14 @@ def load_camera_path(
     if not 0 <= order <= 3:
         raise RuntimeError(f"{file}: spline_order is {order}; it must be 0, 1, 2 or 3")
     duration = _number(document, ("duration_seconds",), 0.0, str(file))
+    if duration < 0:
+        raise RuntimeError(f"{file}.duration_seconds: is {duration}; it must not be negative")
+    loop = document.get("loop", False)
+    if not isinstance(loop, bool):
+        raise RuntimeError(f"{file}.loop: must be true or false, not {_shown(loop)}")
     path.keyframes = keyframes
     path.spline_order = order
-    path.loop = bool(document.get("loop", False))
+    path.loop = loop
     path.play_time = 0.0
     if keyframes and not path.has_valid_timestamps():
         path.make_keyframe_timestamps_equidistant()

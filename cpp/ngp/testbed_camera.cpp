@@ -118,7 +118,7 @@ ShutterMotion Testbed::follow_path(const FrameTime& time) {
 
 void Testbed::focus_on_target() {
     const float z = dot(camera.matrix.forward, camera.autofocus_target - camera.matrix.position);
-    camera.slice_plane_z = std::max(z, least_focus_distance) - camera.scale;
+    camera.slice_plane_z = (z > least_focus_distance ? z : least_focus_distance) - camera.scale; // also for a NaN
 }
 
 // --- the crop box

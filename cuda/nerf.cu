@@ -539,7 +539,16 @@ class CudaNerfEngine final : public NerfEngine {
 
     static int64_t pixels_of(const FrameRequest& r) { return int64_t(r.camera.width) * r.camera.height; }
 
+    // The rays of a warp share what the kernel keeps of the camera.
+    static void check_request(const FrameRequest& r) {
+        const char* instead = " is not available on CUDA; render on a Testbed with device=\"cpu\", or set ";
+        if (r.blur.aperture > 0.0f) fail("depth of field", instead, "aperture_size to 0");
+        if (r.motion.exists()) fail("motion blur", instead, "shutter_fraction to 0");
+        if (r.visualized_dimension >= 0) fail("visualized_dimension", instead, "it to -1");
+    }
+
     const DeviceArray<FramePixel>& render_on_device(const FrameRequest& r) {
+        check_request(r);
         refresh_averaged();
         frame_.reserve(context_, pixels_of(r), "the picture");
         RenderJob job;
@@ -555,16 +564,16 @@ class CudaNerfEngine final : public NerfEngine {
                     r.snap_to_pixel_centers};
         job.spp = r.spp;
         job.min_transmittance = r.min_transmittance;
-        job.linear_colors = r.linear_colors;
-        job.space = r.space;
+        job.add = r.add_ray();
         job.pixels = frame_.data();
         started_rays_.reserve(context_, render_rays(r.camera.width, r.camera.height), "the picture's rays");
         job.rays = started_rays_.data();
         job.counters = counters_.data();
-        const ScratchView scratch = model_->render_scratch(job.model, r.normals);
+        const bool normals = r.normals || r.shows.mode != RenderMode::Shade; // the kernel that has all modes
+        const ScratchView scratch = model_->render_scratch(job.model, normals);
         job.scratch = scratch.data;
         job.scratch_size = scratch.size;
-        model_->functions().render(context_, job, r.normals);
+        model_->functions().render(context_, job, normals);
         return frame_;
     }
 

@@ -10,6 +10,7 @@
 #include <ngp/core/memory.h>
 #include <ngp/fields/nerf.h>
 #include <ngp/io/snapshot.h>
+#include <ngp/render/camera_path.h>
 #include <optional>
 #include <string>
 #include <vector>
@@ -89,6 +90,8 @@ struct NerfTraining {
 
 struct NerfSettings {
     NerfTraining training;
+    bool render_gbuffer_hard_edges = false; // modes Positions and Depth: of the sample of largest weight, not blended
+    bool visualize_cameras = false;         // of a window
     Activation rgb_activation = Activation::Exponential; // loading data sets it
     Activation density_activation = Activation::Exponential;
     float render_min_transmittance = 0.01f;
@@ -98,6 +101,10 @@ struct NerfSettings {
     // -1, the given values (ViewInputs).
     int rendering_extra_dims_from_training_view = 0;
     std::vector<float> rendering_extra_dims;
+
+    // The training view nearest to a pose in NGP space: by distance of the positions plus a quarter of the distance of
+    // the forward axes. -1: there are none.
+    int find_closest_training_view(const CameraMatrix& pose) const;
 };
 
 constexpr int default_latent_dims = 16;
@@ -125,6 +132,34 @@ struct LatentFit {
 struct LatentFitResult {
     std::vector<float> extra_dims;
     std::vector<float> losses; // of each step, mean over rays and channels, before it
+};
+
+enum class GroundTruthRenderMode : uint8_t { Shade = 0, Depth = 1 };
+
+// What a window, or a headset, would use (specification A.6); values are kept for scripts that set them.
+enum class CameraPredictionMode : uint8_t {
+    None = 0,
+    MatLogLinear = 1,
+    MatLogQuadratic = 2,
+    Se3LogLinear = 3,
+    Se3LogQuadratic = 4
+};
+struct WindowSettings {
+    bool dynamic_res = true;
+    float dynamic_res_target_fps = 20;
+    int fixed_res_factor = 8;
+    float dlss_sharpening = 0;
+    bool display_gui = true, visualize_unit_cube = false, record_camera_path = false, floor_enable = false;
+    bool is_rendering = true;
+    CameraPredictionMode camera_prediction_mode = CameraPredictionMode::MatLogQuadratic;
+};
+
+// The time that a frame of a video shows, as play times of the camera path.
+struct FrameTime {
+    float start = -1;           // negative: the current camera, at rest
+    float end = -1;             // of the frame; negative: the start
+    float fps = 30;             // frames a second, for the camera's smoothing
+    float shutter_fraction = 1; // of the frame for which the shutter is open
 };
 
 // Which channels render_channels() makes.
@@ -217,8 +252,11 @@ class Testbed {
 
     // --- rendering
     // RGBA, premultiplied over the background, tone-mapped; linear or sRGB-encoded. `depth` (may be null): along the
-    // camera's forward axis in NGP units at the sample of largest weight, 16384 where alpha <= 0.2.
-    SharedArray render(int width, int height, int spp, bool linear, SharedArray* depth = nullptr);
+    // camera's forward axis in NGP units at the sample of largest weight, 16384 where alpha <= 0.2. A `time` on the
+    // camera path moves the camera there, to the pose at its start, and leaves it there; how it moves on while the
+    // shutter is open is blurred. The lens is perspective unless uses_render_lens().
+    SharedArray render(int width, int height, int spp, bool linear, SharedArray* depth = nullptr,
+                       const FrameTime& time = {});
     // `camera_to_world`: OpenGL axes, world units. Every channel comes from one pass; normals take longer. Results at
     // `out`: Device is for Testbeds on one.
     ChannelImages render_channels(const CameraMatrix& camera_to_world, const CameraModel& camera,
@@ -263,7 +301,24 @@ class Testbed {
     // --- camera
     void set_nerf_camera_matrix(const CameraMatrix& camera_to_world); // OpenGL axes
     void set_camera_to_training_view(int view);
+    void move_training_view(int by);                     // from the view that was set last; stops at the first and last
+    int training_view() const { return training_view_; } // that was set last
     void reset_camera();
+    // The lens of render() from now on, while render_with_lens_distortion, which this switches on.
+    void set_render_lens(const Lens& lens);
+    bool uses_render_lens() const;
+    Vec3 look_at() const { return camera.matrix.position + camera.matrix.forward * camera.scale; }
+    void set_look_at(Vec3 point);    // moves the camera
+    void set_scale(float distance);  // moves the camera so that it looks at the same point
+    void set_view_dir(Vec3 forward); // looks at the same point from elsewhere, with up_dir upwards
+    // Puts the camera where the camera path is at a play time from 0 to 1; without keyframes, leaves it.
+    void set_camera_from_path(float play_time);
+
+    // --- crop box: render_aabb in the frame of render_aabb_to_local
+    // Columns: half axes and centre, in the input's frame or NGP space.
+    CameraMatrix crop_box(bool nerf_space = true) const;
+    void set_crop_box(const CameraMatrix& box, bool nerf_space = true); // raises ngp::Error unless its axes are square
+    std::array<Vec3, 8> crop_box_corners(bool nerf_space = true) const;
     float fov() const; // degrees along fov_axis
     void set_fov(float degrees);
     Vec2 fov_xy() const;
@@ -286,7 +341,21 @@ class Testbed {
     // --- options
     NerfSettings nerf;
     RenderCamera camera;
-    Aabb aabb, render_aabb;
+    CameraMatrix default_camera = RenderCamera{}.matrix; // of reset_camera()
+    CameraPath camera_path;
+    bool camera_smoothing = false; // along the path
+    Vec3 parallax_shift;           // x, y: of the eye, along the camera's axes, NGP units; z: 1 / distance of
+                                   // what stays where it is in the picture, NGP units
+    Lens render_lens;              // see uses_render_lens()
+    bool render_with_lens_distortion = false;
+    RenderMode render_mode = RenderMode::Shade;
+    bool render_ground_truth = false; // the training image of the view nearest to the camera, in place of the model
+    GroundTruthRenderMode groundtruth_render_mode = GroundTruthRenderMode::Shade;
+    bool render_transparency_as_checkerboard = false;
+    // An activation in place of colours (FrameRequest::visualized_dimension), orange above zero and blue below.
+    int visualized_dimension = -1, visualized_layer = 0;
+    WindowSettings window;
+    Aabb aabb, render_aabb, raw_aabb; // raw_aabb: before training data crops it
     Mat3 render_aabb_to_local;
     std::array<float, 4> background_color{0, 0, 0, 1}; // sRGB, straight
     float exposure = 0;                                // stops
@@ -322,6 +391,15 @@ class Testbed {
     void check_latent(const LatentFit& fit, const std::vector<float>& extra_dims) const;
     FrameRequest frame_request(const CameraModel& model, const CameraMatrix& pose, int spp,
                                const Appearance& appearance = {});
+    CameraModel render_model(int width, int height) const;
+    DisplayOptions display_options(int width, bool linear) const;
+    // Camera and its motion, at a time on the path.
+    ShutterMotion follow_path(const FrameTime& time);
+    void focus_on_target();
+    void set_mode(FrameRequest& request) const;
+    void check_visualized() const;
+    void render_training_image(const CameraModel& model, FramePixel* pixels) const;
+    void render_slice(const FrameRequest& request, FramePixel* pixels);
     const WorldTransform& world() const { return nerf.training.dataset->record.world; }
 
     mutable std::recursive_mutex mutex_;
@@ -335,6 +413,10 @@ class Testbed {
     int network_aabb_scale_ = 1;
     int network_extra_dims_ = 0;
     uint32_t training_step_ = 0;
+    int training_view_ = 0;
+    Lens view_lens_; // that render_lens got from a training view
+    bool lens_is_set_ = false;
+    std::optional<CameraMatrix> smoothed_camera_; // at the end of the last frame on the path
     // What wait_for_step() brings up to date.
     mutable bool step_under_way_ = false;
     mutable float loss_ = 0;

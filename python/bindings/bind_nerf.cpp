@@ -177,6 +177,15 @@ void bind_nerf(py::module_& m) {
         .def_readwrite("cone_angle_constant", &NerfSettings::cone_angle_constant,
                        "Growth of the march step with distance; 0: constant steps.")
         .def_readwrite("sharpen", &NerfSettings::sharpen,
-                       "How much load_training_data() sharpens images; 0: not. A scene's own `sharpen` replaces it.");
+                       "How much load_training_data() sharpens images; 0: not. A scene's own `sharpen` replaces it.")
+        .def_readwrite("render_gbuffer_hard_edges", &NerfSettings::render_gbuffer_hard_edges,
+                       "Render modes Positions and Depth: of the sample of largest weight, not blended.")
+        .def_readwrite("visualize_cameras", &NerfSettings::visualize_cameras, "Kept; only a window would use it.")
+        .def(
+            "find_closest_training_view",
+            [](const NerfSettings& s, const FloatArray& pose) {
+                return s.find_closest_training_view(to_camera(pose, "pose"));
+            },
+            py::arg("pose"), "Training view nearest to an NGP camera matrix (3,4), by position and forward axis.");
     bind_latents(m, training, settings);
 }

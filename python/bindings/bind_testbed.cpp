@@ -56,20 +56,22 @@ std::unique_ptr<Testbed> make_testbed(TestbedMode mode, const std::string& devic
                                      TestbedOptions{device, seed, deterministic, max_device_bytes.value_or(0), warn});
 }
 
-py::array_t<float> render(Testbed& t, int width, int height, int spp, bool linear) {
+py::array_t<float> render(Testbed& t, int width, int height, int spp, bool linear, float start_t, float end_t,
+                          float fps, float shutter_fraction) {
     SharedArray rgba;
     {
         py::gil_scoped_release release;
-        rgba = t.render(width, height, spp, linear);
+        rgba = t.render(width, height, spp, linear, nullptr, {start_t, end_t, fps, shutter_fraction});
     }
     return to_python(rgba, {height, width, 4});
 }
 
-py::tuple render_with_depth(Testbed& t, int width, int height, int spp, bool linear) {
+py::tuple render_with_depth(Testbed& t, int width, int height, int spp, bool linear, float start_t, float end_t,
+                            float fps, float shutter_fraction) {
     SharedArray rgba, depth;
     {
         py::gil_scoped_release release;
-        rgba = t.render(width, height, spp, linear, &depth);
+        rgba = t.render(width, height, spp, linear, &depth, {start_t, end_t, fps, shutter_fraction});
     }
     return py::make_tuple(to_python(rgba, {height, width, 4}), to_python(depth, {height, width}));
 }
@@ -244,12 +246,18 @@ void bind_camera(py::class_<Testbed>& c) {
             "screen_center", [](const Testbed& t) { return to_array(t.camera.screen_center); },
             [](Testbed& t, const FloatArray& v) { t.camera.screen_center = to_vec2(v, "screen_center"); })
         .def_property(
-            "zoom", [](const Testbed& t) { return t.camera.zoom; }, [](Testbed& t, float v) { t.camera.zoom = v; })
+            "zoom", [](const Testbed& t) { return t.camera.zoom; },
+            [](Testbed& t, float v) {
+                if (!(v > 0)) throw py::value_error("zoom must be positive");
+                t.camera.zoom = v;
+            })
         .def(
             "set_nerf_camera_matrix",
             [](Testbed& t, const FloatArray& m) { t.set_nerf_camera_matrix(to_camera(m, "matrix")); },
             "Sets the camera from a camera-to-world matrix in the input's frame (OpenGL axes).")
-        .def("set_camera_to_training_view", &Testbed::set_camera_to_training_view)
+        .def("set_camera_to_training_view", &Testbed::set_camera_to_training_view,
+             "Pose, focal length and principal point of a view, for pictures of its shape. render_lens becomes the "
+             "view's lens, but is not used unless it is set.")
         .def("reset_camera", &Testbed::reset_camera)
         .def("cameras", cameras, "(N,3,4) poses of the training views in the input's frame.");
 }
@@ -343,12 +351,20 @@ void bind_testbed(py::module_& m) {
              "One training step of training_batch_size if shall_train; always True.")
         .def("fit_steps", fit, py::arg("steps"), py::arg("seconds"), py::arg("batch_size"), py::arg("callback"))
         .def("render", render, py::arg("width") = 1920, py::arg("height") = 1080, py::arg("spp") = 1,
-             py::arg("linear") = true,
-             "(H,W,4) float32: premultiplied RGBA over background_color, linear or sRGB-encoded.")
+             py::arg("linear") = true, py::arg("start_t") = -1.0f, py::arg("end_t") = -1.0f, py::arg("fps") = 30.0f,
+             py::arg("shutter_fraction") = 1.0f,
+             R"((H,W,4) float32: premultiplied RGBA over background_color, linear or sRGB-encoded, of render_mode.
+
+The camera is the current one, or, with start_t from 0 to 1, that of camera_path from start_t to end_t (default: the same),
+where it stays. Its motion is blurred while the shutter is open, for shutter_fraction of that time. A time of 0 also
+resets camera_smoothing, which follows the path by frames of 1/fps seconds. The lens is perspective unless render_lens
+has been set.)")
         .def("render_with_depth", render_with_depth, py::arg("width") = 1920, py::arg("height") = 1080,
-             py::arg("spp") = 1, py::arg("linear") = true,
-             "(rgba, depth): depth (H,W) in NGP units along the camera's forward axis at the sample of largest weight; "
-             "16384 where alpha <= 0.2.")
+             py::arg("spp") = 1, py::arg("linear") = true, py::arg("start_t") = -1.0f, py::arg("end_t") = -1.0f,
+             py::arg("fps") = 30.0f, py::arg("shutter_fraction") = 1.0f,
+             "(rgba, depth): as render(), and (H,W) in NGP units along the camera's forward axis at the sample of "
+             "largest weight; of several samples per pixel, of the last. 16384 where alpha <= 0.2; 0 with "
+             "render_ground_truth.")
         .def("render_camera", render_channels, py::arg("camera"), py::arg("width"), py::arg("height"),
              py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("channels"), py::arg("spp"),
              py::arg("on_device"), py::arg("appearance"))
@@ -369,4 +385,5 @@ void bind_testbed(py::module_& m) {
     bind_camera(c);
     bind_options(c);
     bind_latent_fits(c);
+    bind_display(c);
 }

@@ -67,6 +67,19 @@ def render_frame(
     )  # fmt: skip
 
 
+def render_mode_frame(
+    testbed: Testbed, frame: Frame, intrinsics: Intrinsics, spp: int = 1
+) -> dict[str, NDArray[np.float32]]:
+    """rgb and alpha of a frame's camera in the Testbed's render_mode, with its own lens; moves the render camera."""
+    testbed.set_nerf_camera_matrix(frame.camera_to_world[:3])
+    testbed.fov_axis, testbed.zoom = 0, 1.0
+    testbed.relative_focal_length = np.asarray(intrinsics.focal_length) / intrinsics.width
+    testbed.screen_center = 1 - np.asarray(intrinsics.principal_point)
+    testbed.render_lens = intrinsics.lens
+    rgba = testbed.render(intrinsics.width, intrinsics.height, spp, True)
+    return {"rgb": rgba[..., :3], "alpha": rgba[..., 3]}
+
+
 def fit_frame(testbed: Testbed, frame: Frame, image: Pixels, region: Region) -> NDArray[np.float32]:
     """The latent with which the field looks most like that part of a frame's image."""
     i = frame.intrinsics

@@ -8,6 +8,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from fractions import Fraction
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -144,27 +147,36 @@ def write_image(path: Path, srgb: NDArray[np.floating]) -> None:
     Image.fromarray(to_bytes(srgb)).save(path)
 
 
+def check_animation(path: Path) -> None:
+    """Raises RuntimeError, before any work is done, if write_animation() can't write such a file here."""
+    if path.suffix.lower() != ".webp" and find_spec("av") is None:
+        raise RuntimeError(
+            f"{path}: videos need PyAV: pip install 'pyngp[video]' (or choose a name that ends in .webp, or a folder "
+            "for single pictures)"
+        )
+
+
 def write_animation(path: Path, frames: Iterable[NDArray[np.floating]], fps: float) -> None:
-    """Writes (H, W, 3) sRGB frames as animated WebP, or as MP4 with the extra `video` (PyAV)."""
+    """Writes (H, W, 3) sRGB frames as animated WebP, or as MP4 with the extra `video` (PyAV): one by one."""
+    check_animation(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [to_bytes(frame) for frame in frames]
-    if not pictures:
+    pictures = (to_bytes(frame) for frame in frames)
+    first = next(pictures, None)
+    if first is None:
         raise RuntimeError(f"{path}: no frames to write")
     if path.suffix.lower() == ".webp":
-        first, *rest = [Image.fromarray(p) for p in pictures]
-        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=85)
+        rest = [Image.fromarray(p) for p in pictures]
+        Image.fromarray(first).save(
+            path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=85
+        )
         return
-    try:
-        import av
-    except ImportError:
-        raise RuntimeError(
-            f"{path}: videos need PyAV: pip install 'pyngp[video]' (or choose a name that ends in .webp)"
-        ) from None
+    import av
+
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=round(fps))
-        height, width = (s // 2 * 2 for s in pictures[0].shape[:2])
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        height, width = (s // 2 * 2 for s in first.shape[:2])
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for picture in pictures:
+        for picture in chain([first], pictures):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]))
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -211,7 +211,7 @@ class Testbed(_core.Testbed):
         ]
 
     def load_file(self, path: PathLike) -> None:
-        """Loads a snapshot, network configuration or training data, whichever the file is."""
+        """Loads a snapshot, network configuration, camera path or training data, whichever the file is."""
         file = Path(path)
         if file.suffix.lower() in (".ingp", ".msgpack"):
             return self.load_snapshot(file)
@@ -223,6 +223,8 @@ class Testbed(_core.Testbed):
                 return self.load_snapshot(file)
             if isinstance(keys, dict) and any(key in keys for key in _CONFIG_KEYS):
                 return self.reload_network_from_file(path)
+            if isinstance(keys, dict) and "path" in keys:
+                return self.load_camera_path(path)
         had_data = self.nerf.training.dataset.has_images
         self.load_training_data(path)
         if not had_data:
@@ -276,6 +278,10 @@ class Testbed(_core.Testbed):
         self.fit_steps(steps, seconds, batch_size, wrapped)
 
     # --- rendering and queries ----------------------------------------------------------------------
+
+    def load_camera_path(self, path: PathLike) -> None:
+        """Replaces camera_path by that of a camera_path.json, for render(start_t=…)."""
+        self.camera_path.load(os.fspath(path))
 
     def _camera_arguments(
         self,

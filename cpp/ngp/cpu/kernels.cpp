@@ -383,7 +383,7 @@ void adam(const AdamJob& job) {
 // density a step apart; what finer levels do in between is noise to it, and would dominate the gradient.
 constexpr float normal_cell_steps = 2.0f;
 
-// Outward unit normals: minus the density gradient of each sample of the tile.
+// Outward unit normals: minus the density gradient of each sample of the tile. No dt: of all grid levels.
 void tile_normals(const NerfModelView& model, const PositionTile& p, const Activations& a, const float* dt, int n,
                   NerfWorkspace& w, Vec3* normals) {
     const int enc = a.density.input_stride[0];
@@ -393,8 +393,8 @@ void tile_normals(const NerfModelView& model, const PositionTile& p, const Activ
     PositionTile gradient;
     const Vec3 scale = box_scale(model.box);
     float finest[tile_size];
-    for (int s = 0; s < n; ++s) finest[s] = 1.0f / (normal_cell_steps * dt[s] * scale.x);
-    position_gradient(*model.position, model.encoding_params, p, n, w.d_input, enc, finest, gradient);
+    for (int s = 0; dt && s < n; ++s) finest[s] = 1.0f / (normal_cell_steps * dt[s] * scale.x);
+    position_gradient(*model.position, model.encoding_params, p, n, w.d_input, enc, dt ? finest : nullptr, gradient);
     for (int s = 0; s < n; ++s)
         normals[s] = normalize(-(Vec3{gradient.axis[0][s], gradient.axis[1][s], gradient.axis[2][s]} * scale));
 }
@@ -405,12 +405,25 @@ struct TraceState {
     float largest = 0;
 };
 
-void trace_sample(const TraceJob& job, TraceState& ray, RenderedRay& out, const RawSample& raw, float t, float dt,
-                  const Vec3* normal) {
-    const float sigma = density_from_raw(job.model->density_activation, raw.density);
-    const float weight = blend(ray.blend, sample_color(job.model->rgb_activation, raw), segment_alpha(sigma, dt));
+struct TracedSample {
+    RawSample raw;
+    float t, dt;
+    const Vec3* normal;      // may be null
+    const float* activation; // that takes the place of colours, or null
+};
+Vec3 shown_value(const TraceJob& job, const RenderRay& ray, const TracedSample& s, float alpha) {
+    if (s.activation) return {max_of(*s.activation, 0.0f), 0.0f, max_of(-*s.activation, 0.0f)};
+    if (job.shows.mode == RenderMode::Shade) return sample_color(job.model->rgb_activation, s.raw);
+    return geometry_value(job.shows, alpha, ray.march.position(s.t), (s.t + job.near_distance) * ray.z_per_t);
+}
+
+void trace_sample(const TraceJob& job, TraceState& ray, const RenderRay& from, RenderedRay& out,
+                  const TracedSample& s) {
+    const float alpha = segment_alpha(density_from_raw(job.model->density_activation, s.raw.density), s.dt);
+    const float t = s.t, weight = blend(ray.blend, shown_value(job, from, s, alpha), alpha);
+    if (job.shows.mode == RenderMode::Cost) ray.blend.rgb += splat3(cost_of_sample);
     out.t_expected += weight * t;
-    if (normal) out.normal += *normal * weight;
+    if (s.normal) out.normal += *s.normal * weight;
     if (weight > ray.largest) {
         ray.largest = weight;
         out.t_max_weight = t;
@@ -418,15 +431,8 @@ void trace_sample(const TraceJob& job, TraceState& ray, RenderedRay& out, const 
 }
 
 void finish_ray(const TraceJob& job, const TraceState& ray, RenderedRay& out) {
-    out.alpha = 1.0f - ray.blend.transmittance;
     out.rgb = ray.blend.rgb;
-    if (out.alpha > 1.0f - job.min_transmittance) { // stopped early: as if the rest were like what was seen
-        const float s = 1.0f / out.alpha;
-        out.rgb = out.rgb * s;
-        out.t_expected *= s;
-        out.normal = out.normal * s;
-        out.alpha = 1.0f;
-    }
+    out.finish(job.shows.mode, ray.blend.transmittance, job.min_transmittance);
 }
 
 void trace(const TraceJob& job, NerfWorkspace& w) {
@@ -447,6 +453,11 @@ void trace(const TraceJob& job, NerfWorkspace& w) {
     int owner[tile_size];
     float t[tile_size], dt[tile_size];
     Vec3 normals[tile_size];
+    // Mode Normals shows the gradient of the whole encoding, other normals that of what a march step resolves.
+    const bool of_mode = job.shows.mode == RenderMode::Normals, normals_wanted = job.normals || of_mode;
+    const int shown_layer = job.visualized.layer;
+    const float* activation = job.visualized.wanted() ? w.tile[shown_layer] + job.visualized.dimension : nullptr;
+    const int activation_stride = w.stride[shown_layer];
     while (n_alive > 0) {
         // Fill a tile with up to samples_per_wave samples of each of the next rays, shade it, and keep rays that go on.
         int kept = 0;
@@ -472,13 +483,14 @@ void trace(const TraceJob& job, NerfWorkspace& w) {
             pad_positions(tile, n);
             if (n > 0) {
                 forward_tile(model, tile, a, n, true);
-                if (job.normals) tile_normals(model, tile, a, dt, n, w, normals);
+                if (normals_wanted) tile_normals(model, tile, a, of_mode ? nullptr : dt, n, w, normals);
             }
             for (int s = 0; s < n; ++s) {
                 TraceState& ray = state[owner[s]];
                 if (ray.blend.transmittance < job.min_transmittance) continue; // stopped within this tile
-                trace_sample(job, ray, job.results[owner[s]], raw_sample(a, s), t[s], dt[s],
-                             job.normals ? normals + s : nullptr);
+                trace_sample(job, ray, job.rays[owner[s]], job.results[owner[s]],
+                             {raw_sample(a, s), t[s], dt[s], normals_wanted ? normals + s : nullptr,
+                              activation ? activation + s * activation_stride : nullptr});
             }
             for (int i = first; i < next; ++i) {
                 const TraceState& ray = state[alive[i]];

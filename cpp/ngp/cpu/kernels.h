@@ -8,6 +8,7 @@
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
 #include <ngp/stages/rays.h>
+#include <ngp/stages/render_mode.h>
 
 namespace ngp {
 
@@ -112,13 +113,13 @@ struct TrainChunk {
 
 struct RenderRay {
     RayMarcher march;
+    float z_per_t = 1; // cosine of the angle to the camera's forward axis
 };
-struct RenderedRay {
-    Vec3 rgb; // in the network's compositing space, premultiplied
-    float alpha = 0;
-    float t_expected = 0;   // sum of weight * t
-    float t_max_weight = 0; // t of the sample of the largest weight
-    Vec3 normal;            // sum of weight * unit normal
+// An activation that takes the place of colours: column `dimension` of layer `layer`, counted as NerfWorkspace::layer.
+struct VisualizedActivation {
+    int layer = 0, dimension = -1; // -1: none
+
+    bool wanted() const { return dimension >= 0; }
 };
 struct TraceJob {
     const NerfModelView* model = nullptr;
@@ -126,6 +127,9 @@ struct TraceJob {
     Stepping stepping;
     float min_transmittance = 0.01f;
     bool normals = false;
+    ModeOptions shows;
+    float near_distance = 0; // t counts from there
+    VisualizedActivation visualized;
     const RenderRay* rays = nullptr;
     RenderedRay* results = nullptr;
     int n_rays = 0; // at most max_rays_per_chunk

@@ -12,6 +12,8 @@
 #include <ngp/stages/occupancy.h>
 #include <ngp/stages/optimizer.h>
 #include <ngp/stages/query.h>
+#include <ngp/stages/render_mode.h>
+#include <ngp/stages/render_rays.h>
 #include <ngp/stages/training_step.h>
 #include <ngp/stages/view_inputs.h>
 #include <string>
@@ -77,8 +79,16 @@ struct FrameRequest {
     ColorSpace space = ColorSpace::Linear; // in which samples are averaged
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
+    LensBlur blur;
+    ShutterMotion motion; // of the camera from `pose`
+    ModeOptions shows;    // a mode that marches: not Distortion, not Slice
+    // Activation that takes the place of colours: column of a layer, which are the inputs of the density network's
+    // layers, those of the rgb network's, and its output; -1: none.
+    int visualized_layer = 0, visualized_dimension = -1;
     int image = -1;                // training view whose appearance the picture has; -1: none in particular
     std::vector<float> extra_dims; // of the model, which rays get besides their direction (ViewInputs)
+
+    AddRay add_ray() const { return {shows, linear_colors, space, near_distance}; }
 };
 
 // Rays along which a frozen field's colours are compared with pictures, as a function of the extra dimensions.

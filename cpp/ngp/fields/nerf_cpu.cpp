@@ -7,7 +7,6 @@
 #include <ngp/core/parallel.h>
 #include <ngp/fields/nerf_cpu.h>
 #include <ngp/fields/view_inputs_cpu.h>
-#include <ngp/stages/render_rays.h>
 
 namespace ngp {
 
@@ -262,7 +261,10 @@ class CpuNerfEngine final : public NerfEngine {
                                  r.crop_to_local,
                                  Stepping::with_cone_angle(r.cone_angle),
                                  r.near_distance,
-                                 r.snap_to_pixel_centers};
+                                 r.snap_to_pixel_centers,
+                                 r.blur,
+                                 r.motion};
+        const AddRay add = r.add_ray();
         std::vector<FramePixel> pixels(size_t(width) * size_t(height));
         const int tiles_x = (width + render_tile - 1) / render_tile, tiles_y = (height + render_tile - 1) / render_tile;
         parallel_for(int64_t(tiles_x) * tiles_y, [&](int64_t tile, int worker) {
@@ -272,11 +274,25 @@ class CpuNerfEngine final : public NerfEngine {
             RenderedRay results[max_rays_per_chunk];
             FramePixel sums[max_rays_per_chunk];
             for (int sample = 0; sample < r.spp; ++sample) {
-                for (int i = 0; i < w * h; ++i) rays[i].march = make(x0 + i % w, y0 + i / w, sample);
-                kernels_.trace(
-                    {&model, occupancy_.view(), make.stepping, r.min_transmittance, r.normals, rays, results, w * h},
-                    workspace(worker));
-                for (int i = 0; i < w * h; ++i) accumulate(r, rays[i].march, results[i], sums[i]);
+                for (int i = 0; i < w * h; ++i) {
+                    const int x = x0 + i % w, y = y0 + i / w;
+                    rays[i].march = make(x, y, sample);
+                    rays[i].z_per_t = dot(rays[i].march.direction, make.pose_of(x, y, sample).forward);
+                }
+                kernels_.trace({&model,
+                                occupancy_.view(),
+                                make.stepping,
+                                r.min_transmittance,
+                                r.normals,
+                                r.shows,
+                                r.near_distance,
+                                {r.visualized_layer, r.visualized_dimension},
+                                rays,
+                                results,
+                                w * h},
+                               workspace(worker));
+                for (int i = 0; i < w * h; ++i)
+                    add(sums[i], results[i], rays[i].march.origin, rays[i].march.direction, rays[i].z_per_t);
             }
             for (int i = 0; i < w * h; ++i) {
                 FramePixel& p = pixels[size_t(y0 + i / w) * size_t(width) + size_t(x0 + i % w)];
@@ -514,20 +530,6 @@ class CpuNerfEngine final : public NerfEngine {
         parallel_for_range(n, pixels_per_task, [&](int64_t begin, int64_t end, int) {
             for (int64_t i = begin; i < end; ++i) body(i);
         });
-    }
-
-    static void accumulate(const FrameRequest& r, const RayMarcher& march, const RenderedRay& ray, FramePixel& sum) {
-        const float z_per_t = dot(march.direction, r.pose.forward);
-        const float near = r.near_distance; // t counts from there, depth from the camera
-        sum.depth_max_weight = ray.alpha > 0.2f ? (ray.t_max_weight + near) * z_per_t : max_depth;
-        if (ray.alpha <= 0.001f) return;
-        Vec3 rgb = ray.rgb;
-        if (r.linear_colors && r.space == ColorSpace::SRGB) rgb = linear_to_srgb(rgb);
-        if (!r.linear_colors && r.space == ColorSpace::Linear) rgb = srgb_to_linear(rgb);
-        sum.rgb += rgb;
-        sum.alpha += ray.alpha;
-        sum.depth_expected += (ray.t_expected + ray.alpha * near) * z_per_t;
-        sum.normal += ray.normal;
     }
 
     const NerfKernels& kernels_ = cpu_kernels();

@@ -190,6 +190,11 @@ RenderCamera read_camera(const Node& n) {
     c.autofocus = n.boolean("autofocus", c.autofocus);
     if (n.has("autofocus_target")) c.autofocus_target = n.at("autofocus_target").vec3();
     c.slice_plane_z = n.number("autofocus_depth", c.slice_plane_z);
+    if (!(c.aperture_size >= 0.0f && std::isfinite(c.aperture_size)))
+        fail(n.where(), ".aperture_size: is ", c.aperture_size, "; it must be finite and not negative");
+    if (c.aperture_size > 0.0f && !c.autofocus && !(c.slice_plane_z + c.scale > 0.0f))
+        fail(n.where(), ": autofocus_depth + scale, the focus distance, is ", c.slice_plane_z + c.scale,
+             "; it must be positive where aperture_size is not 0");
     return c;
 }
 

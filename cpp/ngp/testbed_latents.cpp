@@ -187,7 +187,7 @@ float Testbed::latent_gradient(const LatentFit& fit, const std::vector<float>& e
     }
     job.composite.rgb_activation = options.rgb_activation;
     job.composite.density_activation = options.density_activation;
-    job.composite.loss = options.loss;
+    job.composite.objective = {TrainMode::Nerf, options.loss};
     return engine_->view_input_gradient(job, gradient);
 }
 

@@ -41,10 +41,17 @@ DeviceImages::DeviceImages(Context& context, const std::vector<TrainingView>& vi
             std::memcpy(base + begin[i], views[i].image.pixels, size_t(bytes_of(views[i].image)));
         });
     }
-    std::vector<TrainingView> placed = views;
-    for (const size_t i : on_host) placed[i].image.pixels = base + begin[i];
-    views_ = {context, int64_t(placed.size()), "training views"};
-    views_.upload(placed);
+    given_ = views;
+    for (const size_t i : on_host) given_[i].image.pixels = base + begin[i];
+    views_ = {context, int64_t(given_.size()), "training views"};
+    views_.upload(given_);
+}
+
+void DeviceImages::set_cameras(const CameraCorrections& corrections) {
+    if (given_.empty()) return;
+    std::vector<TrainingView> views = given_;
+    for (size_t i = 0; i < views.size(); ++i) views[i] = corrected(corrections, i, views[i]);
+    views_.upload(views);
 }
 
 } // namespace ngp::cuda

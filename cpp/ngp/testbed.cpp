@@ -115,6 +115,17 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
     owners.push_back(std::move(owner));
 }
 
+void NerfDataset::set_rolling_shutter(const CameraMatrix& end, const std::array<float, 4>& abcd) {
+    if (record.views.empty()) fail("a rolling shutter was given before any view");
+    ViewRecord& v = record.views.back();
+    for (const float s : abcd)
+        if (!std::isfinite(s)) fail(v.path, ": rolling_shutter holds ", s, "; it must be four finite numbers");
+    std::copy(abcd.begin(), abcd.end(), v.rolling_shutter);
+    v.end = record.world.camera_to_ngp(with_unit_determinant(end, v.path));
+    if (const Vec3 p = v.end.position; !std::isfinite(p.x + p.y + p.z))
+        fail(v.path, ": transform_matrix_end's position is not finite in NGP space");
+}
+
 Testbed::Testbed(TestbedMode mode, const TestbedOptions& options)
     : mode_(mode), seed_(options.seed), config_(parse_network_config(base_nerf_config_json(), "base")) {
     if (mode == TestbedMode::Sdf || mode == TestbedMode::Image || mode == TestbedMode::Volume)
@@ -125,6 +136,7 @@ Testbed::Testbed(TestbedMode mode, const TestbedOptions& options)
     device_ = index == cpu_device ? "cpu" : "cuda:" + std::to_string(index);
     deterministic_ = options.deterministic || !on_cuda();
     engine_ = make_engine(index, options);
+    nerf.training.owner = this;
     if (on_cuda()) nerf.training.occupancy_schedule = OccupancySchedule::Specification;
     aabb = render_aabb = scene_box(1);
 }
@@ -150,6 +162,7 @@ void Testbed::set_dataset(NerfDataset dataset) {
     const auto replaced = nerf.training.dataset; // the engine reads its images until it gets others
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
     mode_ = TestbedMode::Nerf;
+    engine_->set_corrections({}); // they are those of other cameras
     apply_dataset(keep);
 }
 
@@ -171,7 +184,9 @@ void Testbed::push_views() {
     std::vector<TrainingView> views;
     if (data.has_images())
         for (size_t i = 0; i < data.images.size(); ++i)
-            views.push_back({data.images[i], data.record.views[i].camera, data.record.views[i].start});
+            views.push_back({data.images[i], data.record.views[i].camera, data.record.views[i].start,
+                             camera_motion(data.record.views[i].start, data.record.views[i].end,
+                                           data.record.views[i].rolling_shutter)});
     engine_->set_views(std::move(views));
 }
 
@@ -196,6 +211,7 @@ void Testbed::ensure_network() {
     if (has_network_) return;
     network_aabb_scale_ = nerf.training.dataset->record.aabb_scale;
     engine_->reset_network(config_, network_aabb_scale_, seed_);
+    engine_->set_corrections({}); // they are learned with the network
     engine_->reset_stage_times();
     nerf.training.loss_type = config_.loss;
     training_step_ = 0;
@@ -261,6 +277,7 @@ NerfTrainOptions Testbed::train_options() const {
     o.occupancy_schedule = t.occupancy_schedule;
     o.train_encoding = shall_train_encoding;
     o.train_network = shall_train_network;
+    o.cameras = camera_learning();
     return o;
 }
 
@@ -353,6 +370,7 @@ FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix
     r.space = color_space;
     r.rgb_activation = nerf.rgb_activation;
     r.density_activation = nerf.density_activation;
+    r.distortion_map = render_with_lens_distortion;
     return r;
 }
 
@@ -389,7 +407,7 @@ SharedArray Testbed::render(int width, int height, int spp, bool linear, SharedA
 }
 
 ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, const CameraModel& model,
-                                       const ChannelSet& channels, int spp, Placement where) {
+                                       const ChannelSet& channels, int spp, Placement where, int image) {
     Lock lock(mutex_);
     check_render_size(model.width, model.height, spp);
     check_camera(model, "camera");
@@ -397,6 +415,7 @@ ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, cons
     FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), spp);
     r.space = ColorSpace::Linear;
     r.normals = channels.normal;
+    r.gain = exposure_gain(image);
     const size_t n = size_t(model.width) * size_t(model.height);
     ChannelImages out;
     out.width = model.width;
@@ -420,7 +439,8 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     const MakeRenderRay make{r.camera,        r.pose,
                              r.box,           r.crop,
                              r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
-                             r.near_distance, r.snap_to_pixel_centers};
+                             r.near_distance, r.snap_to_pixel_centers,
+                             r.distortion_map ? engine_->corrections().distortion_map() : DistortionMap{}};
     RayMarcher march = make(x, y, 0);
     const float to_world = 1.0f / world().scale;
     RaySamples s{world().point_to_world(march.origin), world().direction_to_world(march.direction), {}, {}};
@@ -433,14 +453,16 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     return s;
 }
 
-QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy, Placement where) {
+QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy, Placement where,
+                           int image) {
     Lock lock(mutex_);
     ensure_network();
     QueryResult out;
     out.density = new_array(size_t(n), where);
     if (directions) out.rgb = new_array(3 * size_t(n), where);
-    engine_->query({world(), aabb, occupancy, nerf.rgb_activation, nerf.density_activation}, positions, directions, n,
-                   out.rgb.data(), out.density.data(), where);
+    engine_->query({world(), aabb, occupancy, nerf.rgb_activation, nerf.density_activation, exposure_gain(image),
+                    nerf.training.linear_colors},
+                   positions, directions, n, out.rgb.data(), out.density.data(), where);
     note_device_bytes();
     return out;
 }
@@ -467,18 +489,6 @@ void Testbed::set_nerf_camera_matrix(const CameraMatrix& camera_to_world) {
     camera.matrix = world().camera_to_ngp(camera_to_world);
 }
 
-void Testbed::set_camera_to_training_view(int view) {
-    Lock lock(mutex_);
-    const auto& views = nerf.training.dataset->record.views;
-    if (view < 0 || view >= int(views.size()))
-        fail("training view ", view, " does not exist; there are ", views.size());
-    const ViewRecord& v = views[view];
-    const float along = float(camera.fov_axis == 0 ? v.camera.width : v.camera.height);
-    camera.matrix = v.start;
-    camera.relative_focal_length = v.camera.focal * (1.0f / along);
-    camera.screen_center = Vec2{1, 1} - v.camera.principal;
-}
-
 void Testbed::reset_camera() {
     Lock lock(mutex_);
     camera = RenderCamera{};
@@ -498,13 +508,6 @@ void Testbed::set_fov_xy(Vec2 angle) {
     if (!(angle.x > 0 && angle.x < 180 && angle.y > 0 && angle.y < 180))
         fail("a field of view of (", angle.x, ", ", angle.y, ") degrees; both must be above 0 and below 180");
     camera.relative_focal_length = {0.5f / std::tan(0.5f * radians(angle.x)), 0.5f / std::tan(0.5f * radians(angle.y))};
-}
-
-std::vector<CameraMatrix> Testbed::cameras() const {
-    Lock lock(mutex_);
-    std::vector<CameraMatrix> result;
-    for (const ViewRecord& v : nerf.training.dataset->record.views) result.push_back(world().camera_to_world(v.start));
-    return result;
 }
 
 // --- snapshots -----------------------------------------------------------------------------------------------------
@@ -545,6 +548,7 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
     s.rays_per_batch = s.train_state.rays_per_batch;
     s.extra.batch_size = s.train_state.rays_of_last_batch;
     s.has_train_state = include_optimizer_state;
+    s.corrections = engine_->corrections();
     write_snapshot(path, s, engine_->shape(), compress);
 }
 
@@ -556,7 +560,7 @@ void Testbed::load_snapshot(const std::string& path) {
         fail(path, ": its aabb_scale is ", s.dataset.aabb_scale, ", but the loaded training data's is ",
              nerf.training.dataset->record.aabb_scale);
     config_ = parse_network_config(s.config_json, path);
-    if (!keep_images) nerf.training.dataset = std::make_shared<NerfDataset>(NerfDataset{std::move(s.dataset), {}, {}});
+    if (!keep_images) nerf.training.dataset = std::make_shared<NerfDataset>(NerfDataset{s.dataset, {}, {}});
     mode_ = TestbedMode::Nerf;
     apply_dataset(false);
     ensure_network();
@@ -597,6 +601,7 @@ void Testbed::load_snapshot(const std::string& path) {
         engine_->set_train_state(state);
     }
     if (!s.density_grid.empty()) engine_->set_occupancy(s.density_grid);
+    restore_corrections(s, keep_images);
     training_step_ = s.training_step;
     loss_ = s.loss;
 }

@@ -12,6 +12,7 @@
 #include <ngp/io/snapshot.h>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace ngp {
@@ -30,10 +31,16 @@ struct NerfDataset {
     // used.
     void add_view(const std::string& path, const CameraMatrix& camera_to_world, const CameraModel& camera,
                   const ImageView& image, std::shared_ptr<const void> owner);
+    // How the view added last moves from the pose that it was given to `end` (OpenGL axes, world units) while its image
+    // is taken: at s = A + B u + C v + D tau, u and v from 0 to 1 across the image, tau random within [0, 1] (C.5).
+    void set_rolling_shutter(const CameraMatrix& end, const std::array<float, 4>& abcd);
     bool has_images() const { return !images.empty() && images.size() == record.views.size(); }
 };
 
+class Testbed;
+
 struct NerfTraining {
+    Testbed* owner = nullptr; // whose options they are
     std::shared_ptr<NerfDataset> dataset = std::make_shared<NerfDataset>(); // never null
     int n_images_for_training = 0;                                          // first n
     bool random_bg_color = true;
@@ -44,6 +51,11 @@ struct NerfTraining {
     float near_distance = 0.1f; // NGP units
     float density_grid_decay = 0.95f;
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted; // Testbed: on CUDA, Specification
+    // Cameras that are learned with the scene (E.5); on the CPU.
+    bool optimize_extrinsics = false, optimize_exposure = false, optimize_distortion = false;
+    bool optimize_focal_length = false; // one factor for all views and each axis
+    int n_steps_between_cam_updates = 16;
+    float extrinsic_l2_reg = 1e-4f, extrinsic_learning_rate = 1e-3f, intrinsic_l2_reg = 1e-4f, exposure_l2_reg = 0.0f;
 };
 
 struct NerfSettings {
@@ -145,16 +157,18 @@ class Testbed {
     // camera's forward axis in NGP units at the sample of largest weight, 16384 where alpha <= 0.2.
     SharedArray render(int width, int height, int spp, bool linear, SharedArray* depth = nullptr);
     // `camera_to_world`: OpenGL axes, world units. Every channel comes from one pass; normals take longer. Results at
-    // `out`: Device is for Testbeds on one.
+    // `out`: Device is for Testbeds on one. `image`: rgb as exposed as that training view; -1: as the scene.
     ChannelImages render_channels(const CameraMatrix& camera_to_world, const CameraModel& camera,
-                                  const ChannelSet& channels = {}, int spp = 1, Placement out = Placement::Host);
+                                  const ChannelSet& channels = {}, int spp = 1, Placement out = Placement::Host,
+                                  int image = -1);
     // What render_channels marches for pixel (x, y), first sample.
     RaySamples ray_samples(const CameraMatrix& camera_to_world, const CameraModel& camera, int x, int y);
 
     // positions: (n) world frame; directions: (n) unit, along the ray, may be null; 0 outside the scene box and, if
-    // `occupancy`, in cells that the occupancy grid holds empty. Arrays and results are at `where`.
+    // `occupancy`, in cells that the occupancy grid holds empty. Arrays and results are at `where`. `image`: rgb as
+    // exposed as that training view.
     QueryResult query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy,
-                      Placement where = Placement::Host);
+                      Placement where = Placement::Host, int image = -1);
 
     // --- arrays on the Testbed's device; they raise ngp::Error on the CPU
     // Number of the device, or host_memory.
@@ -175,8 +189,23 @@ class Testbed {
     void set_fov(float degrees);
     Vec2 fov_xy() const;
     void set_fov_xy(Vec2 degrees);
-    // Poses of the training views in the input's frame.
-    std::vector<CameraMatrix> cameras() const;
+
+    // --- cameras of the training views, with what was learned about them; in the input's frame. They raise ngp::Error
+    // for views that don't exist.
+    // When a view that moves is looked at: at s = 0, at the centre of its image (and tau = 0), at s = 1 (C.5).
+    enum class ViewTime : uint8_t { Start, Center, End };
+    std::vector<CameraMatrix> cameras(ViewTime at = ViewTime::Center) const;
+    CameraModel camera_model(int view) const;
+    // Stops by which the scene is brighter than each image, per channel; their mean over images is 0.
+    std::vector<Vec3> image_exposures() const;
+    // Row-major height x width: offsets of the x and y of camera-space ray directions (z = 1); empty if not learned.
+    const CameraCorrections& camera_corrections() const { return engine_->corrections(); }
+    // A view's camera as if the input had had it; what was learned about its pose is dropped. `camera_to_world`: OpenGL
+    // axes, world units, or, if not `convert_to_ngp`, a pose in NGP space.
+    void set_camera_extrinsics(int view, const CameraMatrix& camera_to_world, bool convert_to_ngp = true);
+    CameraMatrix get_camera_extrinsics(int view) const;
+    // A learned factor of the focal lengths goes on applying.
+    void set_camera_intrinsics(int view, const CameraModel& camera);
 
     // --- snapshots
     void save_snapshot(const std::string& path, bool include_optimizer_state = false, bool compress = true);
@@ -201,6 +230,7 @@ class Testbed {
     TonemapCurve tonemap_curve = TonemapCurve::Identity;
     bool snap_to_pixel_centers = false;
     float render_near_distance = 0;
+    bool render_with_lens_distortion = false; // pictures are bent by the learned distortion map
     Vec3 up_dir{0, 1, 0}, sun_dir{0.57735026f, 0.57735026f, 0.57735026f};
     float bounding_radius = 1.0f;
     bool shall_train = false, shall_train_encoding = true, shall_train_network = true;
@@ -215,6 +245,12 @@ class Testbed {
     void note_device_bytes() const;
     void apply_dataset(bool keep_network);
     void push_views();
+    const ViewRecord& view_record(int view) const;
+    ViewRecord& view_record(int view) { return const_cast<ViewRecord&>(std::as_const(*this).view_record(view)); }
+    CameraMatrix view_pose(int view, ViewTime at) const; // NGP space, corrected
+    Vec3 exposure_gain(int image) const;
+    CameraLearning camera_learning() const;
+    void restore_corrections(const Snapshot& snapshot, bool other_data);
     void check_render_size(int width, int height, int spp) const;
     SharedArray new_array(size_t n, Placement where) const;
     NerfTrainOptions train_options() const;

@@ -1,5 +1,6 @@
 #include "arrays.h"
 
+#include <algorithm>
 #include <pybind11/stl.h>
 
 using namespace ngp;
@@ -85,7 +86,19 @@ void bind_nerf(py::module_& m) {
         .def_property(
             "principal_point", [](const ViewRecord& v) { return to_array(v.camera.principal); },
             [](ViewRecord& v, const FloatArray& a) { v.camera.principal = to_vec2(a, "principal_point"); },
-            "(2,) relative to the image size.");
+            "(2,) relative to the image size.")
+        .def_property(
+            "rolling_shutter",
+            [](const ViewRecord& v) {
+                FloatArray a(4);
+                std::copy(v.rolling_shutter, v.rolling_shutter + 4, a.mutable_data());
+                return a;
+            },
+            [](ViewRecord& v, const FloatArray& a) {
+                expect_shape(a, {4}, "rolling_shutter");
+                std::copy(a.data(), a.data() + 4, v.rolling_shutter);
+            },
+            "(4,) A, B, C, D: pose s = A + B u + C v + D tau of the way.");
 
     py::class_<NerfDataset, std::shared_ptr<NerfDataset>>(m, "NerfDataset", "NeRF training data: cameras and images.")
         .def(py::init<>())
@@ -140,9 +153,18 @@ void bind_nerf(py::module_& m) {
              "principal_point: "
              "(2,) relative; pixels: uint8 sRGB or float linear (H,W,3|4), straight alpha, kept without a copy if "
              "contiguous; or a DeviceArray on the device of the Testbed that will train on it. Set scale, offset and "
-             "from_mitsuba before.");
+             "from_mitsuba before.")
+        .def(
+            "set_rolling_shutter",
+            [](NerfDataset& d, const FloatArray& end, const std::array<float, 4>& abcd) {
+                d.set_rolling_shutter(to_camera(end, "end"), abcd);
+            },
+            py::arg("end"), py::arg("abcd"),
+            "How the view added last moves while its image is taken: from its pose to `end`, (3,4) likewise, at "
+            "s = A + B u + C v + D tau, with u and v from 0 to 1 across the image and tau random within [0, 1].");
 
-    py::class_<NerfTraining>(m, "NerfTraining", "Options of NeRF training.")
+    py::class_<NerfTraining> training(m, "NerfTraining", "Options of NeRF training.");
+    training
         .def_property_readonly("dataset", [](NerfTraining& t) { return t.dataset; })
         .def_readwrite("random_bg_color", &NerfTraining::random_bg_color)
         .def_readwrite("n_images_for_training", &NerfTraining::n_images_for_training, "The first n views are used.")
@@ -163,6 +185,7 @@ void bind_nerf(py::module_& m) {
                     throw py::error_already_set();
             },
             "Nerf. Other modes warn and leave it.");
+    bind_camera_learning(training);
 
     py::class_<NerfSettings>(m, "NerfSettings", "NeRF options beyond training.")
         .def_property_readonly(

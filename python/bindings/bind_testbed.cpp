@@ -76,7 +76,7 @@ py::tuple render_with_depth(Testbed& t, int width, int height, int spp, bool lin
 
 py::dict render_channels(Testbed& t, const FloatArray& camera, int width, int height, const FloatArray& focal,
                          const FloatArray& principal, const Lens& lens, const std::vector<std::string>& channels,
-                         int spp, bool on_device) {
+                         int spp, bool on_device, int image) {
     const CameraMatrix pose = to_camera(camera, "camera");
     const CameraModel model = camera_model(width, height, focal, principal, lens);
     const auto asked_for = [&](const char* name) {
@@ -86,7 +86,7 @@ py::dict render_channels(Testbed& t, const FloatArray& camera, int width, int he
     ChannelImages out;
     {
         py::gil_scoped_release release;
-        out = t.render_channels(pose, model, set, spp, on_device ? Placement::Device : Placement::Host);
+        out = t.render_channels(pose, model, set, spp, on_device ? Placement::Device : Placement::Host, image);
     }
     py::dict d;
     if (set.rgb) d["rgb"] = to_python(out.rgb, {height, width, 3});
@@ -106,13 +106,13 @@ py::tuple ray_samples(Testbed& t, const FloatArray& camera, int width, int heigh
 }
 
 py::object query(Testbed& t, const Vec3* positions, const Vec3* directions, py::ssize_t n, bool occupancy,
-                 Placement where, const std::vector<uintptr_t>& streams = {}) {
+                 int image, Placement where, const std::vector<uintptr_t>& streams = {}) {
     QueryResult r;
     {
         py::gil_scoped_release release;
         for (const uintptr_t stream : streams)
             if (stream) t.wait_for_stream(stream);
-        r = t.query(positions, directions, n, occupancy, where);
+        r = t.query(positions, directions, n, occupancy, where, image);
     }
     const py::object density = to_python(r.density, {n});
     if (!directions) return density;
@@ -125,32 +125,34 @@ const Vec3* vectors_of(const DeviceInput& a, py::ssize_t n, const std::string& n
     return static_cast<const Vec3*>(a.data);
 }
 
-py::object query_on_device(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy) {
+py::object query_on_device(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy,
+                           int image) {
     const DeviceInput p = device_input(t, positions, "positions");
     const Vec3* points = vectors_of(p, -1, "positions");
     const py::ssize_t n = p.shape[0];
-    if (directions.is_none()) return query(t, points, nullptr, n, occupancy, Placement::Device, {p.stream});
+    if (directions.is_none()) return query(t, points, nullptr, n, occupancy, image, Placement::Device, {p.stream});
     const DeviceInput d = device_input(t, directions, "directions");
     // Without points, the pointer may be null, which would mean that there are no directions.
     const Vec3* along = vectors_of(d, n, "directions");
     static const Vec3 any{};
-    return query(t, points, n > 0 ? along : &any, n, occupancy, Placement::Device, {p.stream, d.stream});
+    return query(t, points, n > 0 ? along : &any, n, occupancy, image, Placement::Device, {p.stream, d.stream});
 }
 
-py::object query_field(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy) {
+py::object query_field(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy,
+                       int image) {
     const bool on_device = is_on_device(positions);
     if (!directions.is_none() && is_on_device(directions) != on_device) {
         if (!on_device) device_input(t, directions, "directions"); // raises on the CPU
         throw py::value_error(std::string(on_device ? "positions" : "directions") + " lie on a CUDA device, " +
                               (on_device ? "directions" : "positions") + " in host memory; pass both in one place");
     }
-    if (on_device) return query_on_device(t, positions, directions, occupancy);
+    if (on_device) return query_on_device(t, positions, directions, occupancy, image);
     const FloatArray p = host_floats(positions, "positions");
     const Vec3* points = as_vectors(p, "positions");
-    if (directions.is_none()) return query(t, points, nullptr, p.shape(0), occupancy, Placement::Host);
+    if (directions.is_none()) return query(t, points, nullptr, p.shape(0), occupancy, image, Placement::Host);
     const FloatArray d = host_floats(directions, "directions");
     expect_shape(d, {p.shape(0), 3}, "directions");
-    return query(t, points, as_vectors(d, "directions"), p.shape(0), occupancy, Placement::Host);
+    return query(t, points, as_vectors(d, "directions"), p.shape(0), occupancy, image, Placement::Host);
 }
 
 // A copy of images on the device: (height, width, channels), or (n, height, width, channels).
@@ -207,16 +209,6 @@ py::dict stats(const Testbed& t) {
     return d;
 }
 
-FloatArray cameras(const Testbed& t) {
-    const auto poses = t.cameras();
-    FloatArray a({py::ssize_t(poses.size()), py::ssize_t(3), py::ssize_t(4)});
-    for (size_t i = 0; i < poses.size(); ++i) {
-        const FloatArray pose = to_array(poses[i]);
-        std::copy(pose.data(), pose.data() + 12, a.mutable_data(py::ssize_t(i)));
-    }
-    return a;
-}
-
 void bind_camera(py::class_<Testbed>& c) {
     c.def_property(
          "camera_matrix", [](const Testbed& t) { return to_array(t.camera.matrix); },
@@ -247,9 +239,7 @@ void bind_camera(py::class_<Testbed>& c) {
             "set_nerf_camera_matrix",
             [](Testbed& t, const FloatArray& m) { t.set_nerf_camera_matrix(to_camera(m, "matrix")); },
             "Sets the camera from a camera-to-world matrix in the input's frame (OpenGL axes).")
-        .def("set_camera_to_training_view", &Testbed::set_camera_to_training_view)
-        .def("reset_camera", &Testbed::reset_camera)
-        .def("cameras", cameras, "(N,3,4) poses of the training views in the input's frame.");
+        .def("reset_camera", &Testbed::reset_camera);
 }
 
 void bind_options(py::class_<Testbed>& c) {
@@ -336,10 +326,11 @@ void bind_testbed(py::module_& m) {
              "16384 where alpha <= 0.2.")
         .def("render_camera", render_channels, py::arg("camera"), py::arg("width"), py::arg("height"),
              py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("channels"), py::arg("spp"),
-             py::arg("on_device"))
+             py::arg("on_device"), py::arg("image") = -1)
         .def("ray_samples_of_pixel", ray_samples, py::arg("camera"), py::arg("width"), py::arg("height"),
              py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("x"), py::arg("y"))
-        .def("query_field", query_field, py::arg("positions"), py::arg("directions"), py::arg("occupancy"))
+        .def("query_field", query_field, py::arg("positions"), py::arg("directions"), py::arg("occupancy"),
+             py::arg("image") = -1)
         .def("keep_images", keep_images, py::arg("images"), py::arg("name"),
              "A copy of an image, or of several of one size, that lies on the Testbed's device: a DeviceArray, or a "
              "NumPy "
@@ -351,5 +342,6 @@ void bind_testbed(py::module_& m) {
              "On a GPU, stage times are taken only while this is on: steps then run kernel by kernel.")
         .def("stats", stats, "Counters, stage times in ms (summed over `steps`), bytes held. Waits for the device.");
     bind_camera(c);
+    bind_training_cameras(c);
     bind_options(c);
 }

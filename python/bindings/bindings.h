@@ -98,3 +98,7 @@ void bind_nerf(py::module_& m);
 void bind_testbed(py::module_& m);
 void bind_stages(py::module_& m);
 void bind_model(py::module_& m);
+void bind_gradients(py::module_& m);
+// Parts of classes
+void bind_training_cameras(py::class_<ngp::Testbed>& c);
+void bind_camera_learning(py::class_<ngp::NerfTraining>& c);

@@ -32,6 +32,13 @@ PathLike = str | os.PathLike[str]
 _CONFIG_KEYS = ("parent", "network", "encoding", "loss", "optimizer")
 
 
+def _image_number(image: int | None) -> int:
+    """A training image as the library takes it: -1 for none."""
+    if image is not None and image < 0:
+        raise ValueError(f"image is {image}; it must be the number of a training image, or None")
+    return -1 if image is None else int(image)
+
+
 class Testbed(_core.Testbed):
     """A radiance field with its training data, options and camera.
 
@@ -100,6 +107,8 @@ class Testbed(_core.Testbed):
         scale: float = 0.33,
         offset: ArrayLike = (0.5, 0.5, 0.5),
         aabb_scale: int = 1,
+        cameras_end: ArrayLike | None = None,
+        rolling_shutter: ArrayLike | None = None,
     ) -> None:
         """Training data from arrays.
 
@@ -110,6 +119,9 @@ class Testbed(_core.Testbed):
         intrinsics: (fl_x, fl_y, cx, cy) in pixels, for all or (N,4) one an image.
         lens: of all images; Lens says what the parameters, and the focal length, are.
         scale, offset, aabb_scale: NGP space = world * scale + offset; the scene box is a cube of side aabb_scale there.
+        cameras_end, rolling_shutter: cameras that move while an image is taken: poses like `cameras`, and (A, B, C) or
+            (A, B, C, D), for all or one an image. A pixel is seen from s = A + B u + C v + D tau of the way, with u and
+            v from 0 to 1 across the image and tau random within [0, 1]; (0, 0, 1) reads rows from top to bottom.
 
         Raises ValueError for other shapes and types, values that are not finite, and arrays that lie on another device
         than the Testbed.
@@ -123,6 +135,7 @@ class Testbed(_core.Testbed):
             values = np.tile(values, (len(pictures), 1))
         if values.shape != (len(pictures), 4):
             raise ValueError(f"intrinsics must have shape (4,) or ({len(pictures)}, 4), not {values.shape}")
+        motions = self._motions(cameras_end, rolling_shutter, poses)
         dataset = _core.NerfDataset()
         dataset.scale, dataset.offset, dataset.aabb_scale = (
             scale,
@@ -141,7 +154,28 @@ class Testbed(_core.Testbed):
             height, width = picture.shape[:2]
             center = (cx / width, cy / height)
             dataset.add_view(f"image {i}", pose[:3], (fl_x, fl_y), center, lens or _core.Lens(), picture)
+            if motions is not None:
+                dataset.set_rolling_shutter(motions[0][i, :3], motions[1][i])
         self.set_dataset(dataset)
+
+    @staticmethod
+    def _motions(
+        ends: ArrayLike | None, rolling_shutter: ArrayLike | None, poses: FloatArray
+    ) -> tuple[FloatArray, FloatArray] | None:
+        """Where cameras end, and (N,4) A, B, C, D."""
+        if ends is None and rolling_shutter is None:
+            return None
+        if ends is None or rolling_shutter is None:
+            raise ValueError("cameras_end and rolling_shutter belong together; give both or neither")
+        last, n = np.asarray(ends, np.float32), len(poses)
+        if last.ndim != 3 or last.shape[0] != n or last.shape[1:] not in ((3, 4), (4, 4)):
+            raise ValueError(f"cameras_end must have shape ({n}, 3, 4), not {last.shape}")
+        abcd = np.asarray(rolling_shutter, np.float32)
+        if abcd.ndim == 1:
+            abcd = np.tile(abcd, (n, 1))
+        if abcd.ndim != 2 or len(abcd) != n or abcd.shape[1] not in (3, 4):
+            raise ValueError(f"rolling_shutter must have 3 or 4 values, or {n} times that, not shape {abcd.shape}")
+        return last, np.pad(abcd, ((0, 0), (0, 4 - abcd.shape[1])))
 
     def _pictures(self, images: AnyArray | Sequence[AnyArray]) -> list[Any]:
         """Images one by one, as NumPy arrays; those that lie on the device as copies there."""
@@ -262,6 +296,7 @@ class Testbed(_core.Testbed):
         lens: _core.Lens | None = None,
         channels: Sequence[Channel] = CHANNELS,
         spp: int = 1,
+        image: int | None = None,
         out: Literal["numpy"] = "numpy",
     ) -> dict[str, FloatArray]: ...
 
@@ -277,6 +312,7 @@ class Testbed(_core.Testbed):
         lens: _core.Lens | None = None,
         channels: Sequence[Channel] = CHANNELS,
         spp: int = 1,
+        image: int | None = None,
         out: Literal["device"],
     ) -> dict[str, DeviceArray]: ...
 
@@ -291,6 +327,7 @@ class Testbed(_core.Testbed):
         lens: _core.Lens | None = None,
         channels: Sequence[Channel] = CHANNELS,
         spp: int = 1,
+        image: int | None = None,
         out: Literal["numpy", "device"] = "numpy",
     ) -> dict[str, FloatArray] | dict[str, DeviceArray]:
         """Renders several channels in one pass.
@@ -300,6 +337,8 @@ class Testbed(_core.Testbed):
         (H,W,3), linear, premultiplied by alpha, no background; alpha (H,W); depth (H,W), expected z along the
         camera's forward axis divided by alpha, world units, NaN where alpha < 1e-3, negative behind a 360 degree
         camera; normal (H,W,3), unit, world axes, zero where alpha < 1e-3. Pixels that the lens does not see are empty.
+
+        image: rgb as that training image shows the scene, at its learned exposure; None: at the mean exposure.
 
         out: "numpy", or, on a GPU, "device": DeviceArrays there, which PyTorch, CuPy and JAX take without a copy.
         """
@@ -312,7 +351,7 @@ class Testbed(_core.Testbed):
                 raise ValueError(f"channel {channel!r} is not known; channels are {', '.join(CHANNELS)}")
         arguments = self._camera_arguments(camera, width, height, fov_x, intrinsics, lens)
         images: dict[str, Any] = self.render_camera(
-            **arguments, channels=list(channels), spp=spp, on_device=out == "device"
+            **arguments, channels=list(channels), spp=spp, on_device=out == "device", image=_image_number(image)
         )
         return {str(channel): images[channel] for channel in channels}
 
@@ -350,27 +389,42 @@ class Testbed(_core.Testbed):
 
         Returns density (N,) per world unit of length; with unit directions (N,3) along the ray, (rgb, density) with
         rgb (N,3) as the network composites it (sRGB unless nerf.training.linear_colors). Zero outside the scene
-        box, and with occupancy=True also in cells that the occupancy grid holds empty. `image` picks a per-image
-        latent; models without latents ignore it.
+        box, and with occupancy=True also in cells that the occupancy grid holds empty. `image`: rgb as that training
+        image shows it, at its learned exposure.
 
         Results are float32 NumPy arrays. On a GPU, positions and directions may also be float32, C-contiguous arrays
         that lie there (DLPack or __cuda_array_interface__); then so do the results, as DeviceArrays. Raises ValueError
         for other shapes and types, and for arrays that lie on another device than the Testbed.
         """
-        return self.query_field(positions, directions, occupancy)
+        return self.query_field(positions, directions, occupancy, _image_number(image))
 
     def export_cameras(self, path: PathLike) -> None:
-        """Writes the training views' cameras, in the input's frame, as a transforms-style JSON file."""
+        """Writes the training views' cameras, in the input's frame, as a transforms-style JSON file.
+
+        Poses and focal lengths as they have been learned; a learned lens distortion under the key `distortion_map`
+        (see Testbed.distortion_map), which load_training_data does not read.
+        """
         frames = []
-        for pose, view in zip(self.cameras(), self.nerf.training.dataset.metadata, strict=True):
-            matrix = np.vstack([pose.astype(np.float64), [0, 0, 0, 1]]).tolist()
-            fl_x, fl_y = view.focal_length.tolist()
+        poses = [self.cameras(at) for at in ("start", "end")]
+        for start, end, intrinsics, view in zip(
+            *poses, self.camera_intrinsics(), self.nerf.training.dataset.metadata, strict=True
+        ):
+            matrices = [np.vstack([pose.astype(np.float64), [0, 0, 0, 1]]).tolist() for pose in (start, end)]
+            fl_x, fl_y = intrinsics[:2].tolist()
             # w and h are what an FTheta lens is for, too, and the principal point relates to them.
             ftheta = view.lens.mode == _core.LensMode.FTheta
             size = np.asarray(view.lens.params[5:7] if ftheta else view.resolution, np.float64)
             width, height = (int(s) if s == int(s) else s for s in size.tolist())
             cx, cy = (view.principal_point * size).tolist()
-            frame = {"file_path": view.path, "transform_matrix": matrix, "w": width, "h": height}
-            frame |= {"fl_x": fl_x, "fl_y": fl_y, "cx": cx, "cy": cy}
+            frame: dict[str, Any] = {"file_path": view.path}
+            if view.rolling_shutter.any() and not np.array_equal(start, end):
+                frame |= {"transform_matrix_start": matrices[0], "transform_matrix_end": matrices[1]}
+                frame["rolling_shutter"] = view.rolling_shutter.tolist()
+            else:
+                frame["transform_matrix"] = matrices[0]
+            frame |= {"w": width, "h": height, "fl_x": fl_x, "fl_y": fl_y, "cx": cx, "cy": cy}
             frames.append(frame | lens_keys(view.lens))
-        Path(path).write_text(json.dumps({"frames": frames}, indent=1), encoding="utf-8")
+        document: dict[str, Any] = {"frames": frames}
+        if (offsets := self.distortion_map()) is not None:
+            document["distortion_map"] = offsets.tolist()
+        Path(path).write_text(json.dumps(document, indent=1), encoding="utf-8")

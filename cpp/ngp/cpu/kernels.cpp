@@ -104,8 +104,9 @@ void store_gradients(const EncodingShape& shape, GradientTiles& tiles, const Pos
 void backward_tile(const NerfModelView& model, const PositionTile& p, const Activations& a, const float* d_density,
                    int n, NerfWorkspace& w, TrainChunk& results) {
     const int rgb_in = a.rgb.input_stride[0], enc = a.density.input_stride[0], n_geo = model.density.shape.n_out;
+    const int wanted = results.ray_gradients ? model.rgb.shape.n_in : n_geo; // cameras also turn the direction
     mlp_backward(weights_of(model.rgb), a.rgb,
-                 {w.d_output, 16, 3, results.rgb_gradient, w.d_encoding, rgb_in, n_geo, {w.scratch[0], w.scratch[1]}},
+                 {w.d_output, 16, 3, results.rgb_gradient, w.d_encoding, rgb_in, wanted, {w.scratch[0], w.scratch[1]}},
                  n);
     // The head of the rgb network's input gradient is that of the density network's output.
     for (int s = 0; s < n; ++s) w.d_encoding[s * rgb_in] += d_density[s];
@@ -209,10 +210,12 @@ class TileGatherer {
     TileGatherer(TrainChunk& c, NerfWorkspace& w)
         : c_(c), w_(w), a_(*c.model, w.tile, w.stride, 0), scale_(box_scale(c.model->box)) {}
 
-    void add(Vec3 position, int64_t row, const RawSample& d) {
+    void add(int ray, float t, int64_t row, const RawSample& d) {
         for (int k = 0; k < w_.n_layers - 1; ++k) // the output layer's values are not needed
             copy_floats(w_.tile[k] + n_ * w_.stride[k], w_.layer[k] + row * w_.stride[k], w_.stride[k]);
-        set_position(tile_, n_, c_.model->box, scale_, position);
+        set_position(tile_, n_, c_.model->box, scale_, w_.rays[ray].march.position(t));
+        ray_[n_] = ray;
+        t_[n_] = t;
         float* out = w_.d_output + n_ * 16;
         out[0] = d.rgb[0], out[1] = d.rgb[1], out[2] = d.rgb[2];
         d_density_[n_] = d.density;
@@ -222,18 +225,58 @@ class TileGatherer {
         if (n_ == 0) return;
         pad_positions(tile_, n_);
         backward_tile(*c_.model, tile_, a_, d_density_, n_, w_, c_);
+        if (c_.ray_gradients) add_to_rays();
         n_ = 0;
     }
 
   private:
+    // Samples move with their ray: dL/d(origin) = sum of dL/d(position), dL/d(direction) = sum of t times that, plus
+    // what the colours' dependence on the direction gives. Of the latter, w.direction takes the sums over samples of
+    // the gradients of the encoded directions, which themselves are no longer needed.
+    void add_to_rays() {
+        const NerfModelView& model = *c_.model;
+        const int stride = a_.density.input_stride[0], rgb_in = a_.rgb.input_stride[0];
+        const int n_geo = model.density.shape.n_out, n_dir = model.direction->n_out_padded;
+        PositionTile gradient;
+        position_gradient(*model.position, model.encoding_params, tile_, n_, w_.d_input, stride, nullptr, gradient);
+        for (int s = 0; s < n_; ++s) {
+            const Vec3 g = Vec3{gradient.axis[0][s], gradient.axis[1][s], gradient.axis[2][s]} * scale_;
+            RayGradient& ray = c_.ray_gradients[ray_[s]];
+            ray.origin += g;
+            ray.direction += g * t_[s];
+            const float* from = w_.d_encoding + s * rgb_in + n_geo;
+            float* to = w_.direction + ray_[s] * pad16(n_dir);
+            for (int i = 0; i < n_dir; ++i) to[i] += from[i];
+        }
+    }
+
     TrainChunk& c_;
     NerfWorkspace& w_;
     Activations a_;
     Vec3 scale_;
     PositionTile tile_;
     float d_density_[tile_size];
+    int ray_[tile_size];
+    float t_[tile_size];
     int n_ = 0;
 };
+
+// Adds dL/d(direction) of the encoded directions, whose gradients are in w.direction, to the chunk's rays.
+void add_direction_gradients(const TrainChunk& c, const NerfWorkspace& w) {
+    const EncodingShape& shape = *c.model->direction;
+    const int stride = pad16(shape.n_out_padded);
+    PositionTile tile, gradient;
+    memset(&tile, 0, sizeof tile);
+    for (int begin = 0; begin < c.n_rays; begin += tile_size) {
+        const int n = min_of(tile_size, c.n_rays - begin);
+        for (int s = 0; s < n; ++s)
+            for (int d = 0; d < 3; ++d) tile.axis[d][s] = 0.5f * (w.rays[begin + s].march.direction[d] + 1);
+        position_gradient(shape, nullptr, tile, n, w.direction + begin * stride, stride, nullptr, gradient);
+        for (int s = 0; s < n; ++s)
+            c.ray_gradients[begin + s].direction +=
+                Vec3{gradient.axis[0][s], gradient.axis[1][s], gradient.axis[2][s]} * 0.5f;
+    }
+}
 
 void train_chunk(TrainChunk& c, NerfWorkspace& w) {
     const int dir_stride = pad16(c.model->direction->n_out_padded);
@@ -265,7 +308,8 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
     c.evaluated += row;
 
     const CompositeAndLoss composite{c.composite,         w.rays,  w.raw,   w.dt,  w.t,
-                                     max_samples_per_ray, w.count, w.d_raw, w.loss};
+                                     max_samples_per_ray, w.count, w.d_raw, w.loss, c.d_color};
+    if (c.ray_gradients) memset(w.direction, 0, size_t(c.n_rays) * dir_stride * sizeof(float));
     TileGatherer gather(c, w);
     for (int i = 0; i < c.n_rays; ++i) {
         composite(i);
@@ -273,10 +317,11 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
         c.samples += w.count[i];
         for (int k = 0; k < w.count[i]; ++k) {
             const int64_t at = int64_t(i) * max_samples_per_ray + k;
-            gather.add(w.rays[i].march.position(w.t[at]), w.row[at], w.d_raw[at]);
+            gather.add(i, w.t[at], w.row[at], w.d_raw[at]);
         }
     }
     gather.flush();
+    if (c.ray_gradients) add_direction_gradients(c, w);
 }
 
 void scatter(const EncodingPart& part, int level, const GradientTiles& tiles, float* gradient, uint32_t first,

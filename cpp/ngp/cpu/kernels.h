@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ngp/formulas/adam_update.h>
+#include <ngp/stages/camera_gradient.h>
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
@@ -87,6 +88,9 @@ struct TrainChunk {
     float* visited = nullptr; // per occupancy cell: takes part in OccupancyGrid::fresh(); null: not wanted
     int64_t first_ray = 0;
     int n_rays = 0; // at most max_rays_per_chunk
+    // Gradients of the rays and of their composited colours, ray i at i - first_ray; null: not wanted
+    RayGradient* ray_gradients = nullptr;
+    Vec3* d_color = nullptr;
     // Results, added to what is there
     float* density_gradient = nullptr; // packed
     float* rgb_gradient = nullptr;

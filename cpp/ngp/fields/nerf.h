@@ -5,6 +5,7 @@
 #include <memory>
 #include <ngp/core/config.h>
 #include <ngp/core/memory.h>
+#include <ngp/stages/camera_optimizer.h>
 #include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
@@ -46,6 +47,7 @@ struct NerfTrainOptions {
     bool snap_to_pixel_centers = true;
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted;
     bool train_encoding = true, train_network = true;
+    CameraLearning cameras;
 
     bool operator==(const NerfTrainOptions&) const = default;
 };
@@ -67,6 +69,8 @@ struct FrameRequest {
     ColorSpace space = ColorSpace::Linear; // in which samples are averaged
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
+    bool distortion_map = false; // through the learned one
+    Vec3 gain{1, 1, 1};          // of the rgb channel
 };
 
 // Everything that training continues from besides the parameters.
@@ -96,6 +100,9 @@ class NerfEngine {
     // Views, whose pixels are in host memory or on the engine's device, must stay valid until replaced. Changing
     // aabb_scale needs a new network.
     virtual void set_views(std::vector<TrainingView> views) = 0;
+    // Learned corrections of their cameras. Views are given without them.
+    virtual const CameraCorrections& corrections() const = 0;
+    virtual void set_corrections(const CameraCorrections& corrections) = 0;
     // New network: parameters from `seed`, training from step 0.
     virtual void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) = 0;
     virtual const NerfModelShape& shape() const = 0;

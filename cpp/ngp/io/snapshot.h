@@ -79,6 +79,7 @@ struct Snapshot {
     ExtraSettings extra;
     bool has_train_state = false;
     NerfTrainState train_state; // its parameters are fp32 masters
+    CameraCorrections corrections;
 };
 
 // Raises ngp::Error that names the file and what is wrong. `compress` false stores the blocks.

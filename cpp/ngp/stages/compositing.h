@@ -39,6 +39,7 @@ struct CompositeAndLoss {
     int* count; // in: samples evaluated; out: samples that contribute
     RawSample* gradient;
     float* loss; // of ray i, mean over channels
+    Vec3* d_color = nullptr; // dL/d(composited colour) of ray i; null: not wanted
 
     NGP_HD void operator()(int64_t i) const {
         const TrainingRay& ray = rays[i];
@@ -68,6 +69,7 @@ struct CompositeAndLoss {
                                loss_term(options.loss, total.z, ray.target.z)};
         loss[i] = (l[0].value + l[1].value + l[2].value) * (1.0f / 3.0f);
         const Vec3 g{l[0].gradient, l[1].gradient, l[2].gradient};
+        if (d_color) d_color[i] = g;
 
         BlendState again;
         for (int k = 0; k < n; ++k) {

@@ -16,11 +16,12 @@ struct MakeRenderRay {
     Stepping stepping;
     float near_distance = 0;
     bool snap_to_pixel_centers = false;
+    DistortionMap distortion;
 
     NGP_HD RayMarcher operator()(int x, int y, int sample) const {
         const Vec2 offset = pixel_offset(uint32_t(sample), snap_to_pixel_centers);
         const Vec2 uv{(float(x) + offset.x) / float(camera.width), (float(y) + offset.y) / float(camera.height)};
-        Ray ray = camera_ray(camera, pose, uv);
+        Ray ray = camera_ray(camera, pose, uv, distortion);
         ray.origin += ray.direction * near_distance;
         Vec2 span = intersect(box, ray.origin, ray.direction);
         const Vec2 cropped = intersect(crop, crop_to_local * ray.origin, crop_to_local * ray.direction);

@@ -238,7 +238,9 @@ class TileGatherer {
         const int stride = a_.density.input_stride[0], rgb_in = a_.rgb.input_stride[0];
         const int n_geo = model.density.shape.n_out, n_dir = model.direction->n_out_padded;
         PositionTile gradient;
-        position_gradient(*model.position, model.encoding_params, tile_, n_, w_.d_input, stride, nullptr, gradient);
+        float finest[tile_size];
+        for (int s = 0; s < n_; ++s) finest[s] = c_.finest_scale;
+        position_gradient(*model.position, model.encoding_params, tile_, n_, w_.d_input, stride, finest, gradient);
         for (int s = 0; s < n_; ++s) {
             const Vec3 g = Vec3{gradient.axis[0][s], gradient.axis[1][s], gradient.axis[2][s]} * scale_;
             RayGradient& ray = c_.ray_gradients[ray_[s]];

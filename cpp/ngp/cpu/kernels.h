@@ -90,6 +90,7 @@ struct TrainChunk {
     int n_rays = 0; // at most max_rays_per_chunk
     // Gradients of the rays and of their composited colours, ray i at i - first_ray; null: not wanted
     RayGradient* ray_gradients = nullptr;
+    float finest_scale = FLT_MAX; // grid levels but the first with more cells along the box are constant to them
     Vec3* d_color = nullptr;
     // Results, added to what is there
     float* density_gradient = nullptr; // packed

@@ -111,7 +111,7 @@ CameraCorrections read_corrections(const Node& nerf, const Node* ours, size_t n_
         c.focal = read_adam<2>(ours->at("focal_length"));
         if (ours->has("distortion_map")) read_map(ours->at("distortion_map"), c.map);
         if (ours->has("gradient_binary")) {
-            c.sums = values<double>(ours->at("gradient_binary"), 9 * n_views + 2 + c.map.x.size());
+            c.sums = values<double>(ours->at("gradient_binary"), CameraCorrections::sums_per_view * n_views + 2 + c.map.x.size());
             expect_finite(c.sums, ours->where() + ".gradient_binary");
             c.n_steps = ours->integer("gradient_steps", 0, 0, INT32_MAX);
         }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <ngp/formulas/adam_update.h>
 #include <ngp/stages/camera_optimizer.h>
@@ -11,6 +12,7 @@ namespace {
 constexpr float beta1 = 0.9f, beta2 = 0.99f, epsilon = 1e-8f; // of all but the map (E.5)
 constexpr uint32_t pose_decay_interval = 128;                // updates
 constexpr float pose_decay = 0.33f;
+constexpr float farthest_pivot = 1e3f; // NGP units
 constexpr float least_rate = 1e-3f; // of poses and focal length, relative to the network's
 
 AdamSettings adam_settings() {
@@ -102,21 +104,32 @@ void CameraOptimizer::prepare(size_t n_views, const CameraLearning& options) {
     c.n_steps = 0;
 }
 
+float CameraOptimizer::finest_cells(const CameraLearning& o) const {
+    const CameraCorrections& c = corrections_;
+    float rate = 0.0f;
+    if (o.extrinsics && !c.position.empty()) rate = std::max(rate, pose_learning_rate(c.position[0], o, 0.0f));
+    if (o.focal_length) rate = std::max(rate, pose_learning_rate(c.focal, o, 0.0f));
+    static const float hack = getenv("NGP_FINEST") ? atof(getenv("NGP_FINEST")) : 10.0f;
+    return rate > 0.0f ? 1.0f / (hack * rate) : FLT_MAX;
+}
+
 void CameraOptimizer::add(const RayPixel* pixels, const CameraGradient* gradients, int64_t n_rays, int n_images) {
     CameraCorrections& c = corrections_;
-    double* const focal = c.sums.data() + c.position.size() * 9;
-    double* const map = focal + 2;
+    double* const focal = c.sums.data() + focal_begin();
+    double* const map = c.sums.data() + map_begin();
     const double per_ray = 1.0 / double(std::max<int64_t>(1, n_rays)); // of the mean over rays
     const double per_view = per_ray * n_images, per_texel = per_ray * 0.5 * double(c.map.x.size());
     const DistortionMap texels = c.distortion_map();
     for (int64_t i = 0; i < n_rays; ++i) {
         const CameraGradient& g = gradients[i];
-        double* const view = c.sums.data() + size_t(pixels[i].view) * 9;
+        double* const view = c.sums.data() + size_t(pixels[i].view) * CameraCorrections::sums_per_view;
         for (int k = 0; k < 3; ++k) {
             view[k] += per_view * g.position[k];
             view[3 + k] += per_view * g.rotation[k];
             view[6 + k] += per_view * g.exposure[k];
         }
+        view[9] += g.coupling;
+        view[10] += g.strength;
         focal[0] += per_ray * g.focal.x;
         focal[1] += per_ray * g.focal.y;
         if (!texels.offsets) continue;
@@ -132,43 +145,62 @@ void CameraOptimizer::add(const RayPixel* pixels, const CameraGradient* gradient
     ++c.n_steps;
 }
 
-bool CameraOptimizer::update(const CameraLearning& o, int n_images, uint32_t step, float network_learning_rate) {
+// A camera that turns one way in place, and one that moves the other way, see almost the same: learned apart, the two
+// would undo each other, and what tells them apart be lost. So the camera is turned about what it looks at, at the
+// distance that makes the gradient of this rotation independent of that of the position.
+void CameraOptimizer::update_pose(const CameraLearning& o, size_t view, Vec3 forward, float network_learning_rate) {
+    CameraCorrections& c = corrections_;
+    const double* sums = c.sums.data() + view * CameraCorrections::sums_per_view;
+    AdamVector<3>&p = c.position[view], &r = c.rotation[view];
+    const float mean = 1.0f / float(c.n_steps);
+    const Vec3 d_position = Vec3{float(sums[0]), float(sums[1]), float(sums[2])} * mean;
+    Vec3 d_rotation = Vec3{float(sums[3]), float(sums[4]), float(sums[5])} * mean;
+    static const float hack = getenv("NGP_PIVOT") ? atof(getenv("NGP_PIVOT")) : 0.0f;
+    const float distance = hack * sums[10] > 0 ? std::clamp(float(sums[9] / sums[10]), 0.0f, farthest_pivot) : 0.0f;
+    const Vec3 from_pivot = rotate(vector_of(r), forward) * -distance;
+    d_rotation += cross(from_pivot, d_position);
+    float g[3], step[3];
+    for (int k = 0; k < 3; ++k) g[k] = d_position[k] + o.extrinsic_l2 * p.x[k];
+    adam_add(p, g, pose_learning_rate(p, o, network_learning_rate));
+    for (int k = 0; k < 3; ++k) g[k] = d_rotation[k] + o.extrinsic_l2 * r.x[k];
+    adam_steps(r, g, pose_learning_rate(r, o, network_learning_rate), step);
+    const Vec3 turn{-step[0], -step[1], -step[2]};
+    const Vec3 turned = compose_rotations(turn, vector_of(r)), moved = rotate(turn, from_pivot) - from_pivot;
+    for (int k = 0; k < 3; ++k) r.x[k] = turned[k], p.x[k] += moved[k];
+}
+
+void CameraOptimizer::update_exposures(const CameraLearning& o, size_t n, float network_learning_rate) {
+    CameraCorrections& c = corrections_;
+    for (size_t i = 0; i < n; ++i) {
+        const double* sums = c.sums.data() + i * CameraCorrections::sums_per_view + 6;
+        float g[3];
+        for (int k = 0; k < 3; ++k) g[k] = float(sums[k] / c.n_steps) + o.exposure_l2 * c.exposure[i].x[k];
+        adam_add(c.exposure[i], g, network_learning_rate);
+    }
+    for (int k = 0; k < 3; ++k) { // only differences between images mean something
+        double sum = 0;
+        for (size_t i = 0; i < n; ++i) sum += c.exposure[i].x[k];
+        for (size_t i = 0; i < n; ++i) c.exposure[i].x[k] -= float(sum / double(n));
+    }
+}
+
+bool CameraOptimizer::update(const CameraLearning& o, const std::vector<TrainingView>& views, int n_images,
+                             uint32_t step, float network_learning_rate) {
     CameraCorrections& c = corrections_;
     if (c.n_steps < o.interval) return false;
-    const double mean = 1.0 / c.n_steps;
     const size_t n = std::min(size_t(n_images), c.position.size());
-    for (size_t i = 0; i < n; ++i) {
-        const double* sums = c.sums.data() + i * 9;
-        float g[9];
-        for (int k = 0; k < 9; ++k) g[k] = float(sums[k] * mean);
-        if (o.extrinsics) {
-            AdamVector<3>&p = c.position[i], &r = c.rotation[i];
-            for (int k = 0; k < 3; ++k) g[k] += o.extrinsic_l2 * p.x[k], g[3 + k] += o.extrinsic_l2 * r.x[k];
-            adam_add(p, g, pose_learning_rate(p, o, network_learning_rate));
-            float turn[3];
-            adam_steps(r, g + 3, pose_learning_rate(r, o, network_learning_rate), turn);
-            const Vec3 now = compose_rotations({-turn[0], -turn[1], -turn[2]}, vector_of(r));
-            for (int k = 0; k < 3; ++k) r.x[k] = now[k];
-        }
-        if (o.exposure) {
-            AdamVector<3>& e = c.exposure[i];
-            for (int k = 0; k < 3; ++k) g[6 + k] += o.exposure_l2 * e.x[k];
-            adam_add(e, g + 6, network_learning_rate);
-        }
-    }
-    if (o.exposure) // only differences between images mean something
-        for (int k = 0; k < 3; ++k) {
-            double sum = 0;
-            for (size_t i = 0; i < n; ++i) sum += c.exposure[i].x[k];
-            for (size_t i = 0; i < n; ++i) c.exposure[i].x[k] -= float(sum / double(n));
-        }
-    if (o.focal_length) {
-        const double* sums = c.sums.data() + c.position.size() * 9;
+    static const uint32_t hack = getenv("NGP_WARM") ? atoi(getenv("NGP_WARM")) : 256;
+    const bool warm = step >= hack;
+    if (o.extrinsics && warm)
+        for (size_t i = 0; i < n; ++i) update_pose(o, i, views[i].pose_at({0.5f, 0.5f}, 0.0f).forward, network_learning_rate);
+    if (o.exposure) update_exposures(o, n, network_learning_rate);
+    if (o.focal_length && warm) {
+        const double* sums = c.sums.data() + focal_begin();
         float g[2];
-        for (int k = 0; k < 2; ++k) g[k] = float(sums[k] * mean) + o.intrinsic_l2 * c.focal.x[k];
+        for (int k = 0; k < 2; ++k) g[k] = float(sums[k] / c.n_steps) + o.intrinsic_l2 * c.focal.x[k];
         adam_add(c.focal, g, pose_learning_rate(c.focal, o, network_learning_rate));
     }
-    if (o.distortion) update_map(step);
+    if (o.distortion && warm) update_map(step);
     std::fill(c.sums.begin(), c.sums.end(), 0.0);
     c.n_steps = 0;
     return true;

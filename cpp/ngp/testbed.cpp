@@ -436,10 +436,14 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     check_camera(model, "camera");
     ensure_network();
     const FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), 1);
-    const MakeRenderRay make{r.camera,        r.pose,
-                             r.box,           r.crop,
-                             r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
-                             r.near_distance, r.snap_to_pixel_centers,
+    const MakeRenderRay make{r.camera,
+                             r.pose,
+                             r.box,
+                             r.crop,
+                             r.crop_to_local,
+                             Stepping::with_cone_angle(r.cone_angle),
+                             r.near_distance,
+                             r.snap_to_pixel_centers,
                              r.distortion_map ? engine_->corrections().distortion_map() : DistortionMap{}};
     RayMarcher march = make(x, y, 0);
     const float to_world = 1.0f / world().scale;

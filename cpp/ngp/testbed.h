@@ -40,7 +40,7 @@ struct NerfDataset {
 class Testbed;
 
 struct NerfTraining {
-    Testbed* owner = nullptr; // whose options they are
+    Testbed* owner = nullptr;                                               // whose options they are
     std::shared_ptr<NerfDataset> dataset = std::make_shared<NerfDataset>(); // never null
     int n_images_for_training = 0;                                          // first n
     bool random_bg_color = true;

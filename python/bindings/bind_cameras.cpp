@@ -11,12 +11,10 @@ using namespace ngp;
 namespace {
 
 Testbed::ViewTime view_time(const std::string& at) {
-    const std::map<std::string, Testbed::ViewTime> times{{"start", Testbed::ViewTime::Start},
-                                                         {"center", Testbed::ViewTime::Center},
-                                                         {"end", Testbed::ViewTime::End}};
+    const std::map<std::string, Testbed::ViewTime> times{
+        {"start", Testbed::ViewTime::Start}, {"center", Testbed::ViewTime::Center}, {"end", Testbed::ViewTime::End}};
     const auto found = times.find(at);
-    if (found == times.end())
-        throw py::value_error("at is '" + at + "'; it must be \"start\", \"center\" or \"end\"");
+    if (found == times.end()) throw py::value_error("at is '" + at + "'; it must be \"start\", \"center\" or \"end\"");
     return found->second;
 }
 
@@ -72,20 +70,23 @@ void set_camera_intrinsics(NerfTraining& t, int frame, float fx, float fy, float
 } // namespace
 
 void bind_training_cameras(py::class_<Testbed>& c) {
-    c.def("set_camera_to_training_view", &Testbed::set_camera_to_training_view, py::arg("view"),
-          "The render camera becomes that of a training view, as far as it has been learned; at the centre of its image "
-          "and time 0 if that has a rolling shutter. Switches render_with_lens_distortion on.")
+    c.def(
+         "set_camera_to_training_view", &Testbed::set_camera_to_training_view, py::arg("view"),
+         "The render camera becomes that of a training view, as far as it has been learned; at the centre of its image "
+         "and time 0 if that has a rolling shutter. Switches render_with_lens_distortion on.")
         .def("cameras", cameras, py::arg("at") = "center",
-             "(N,3,4) poses of the training views in the input's frame, with what was learned about them. `at`: when, of "
+             "(N,3,4) poses of the training views in the input's frame, with what was learned about them. `at`: when, "
+             "of "
              "views with a rolling shutter: \"start\", \"center\" (of the image) or \"end\".")
         .def("camera_intrinsics", camera_intrinsics,
              "(N,4) fl_x, fl_y, cx, cy of the training views in pixels, with the learned focal length.")
         .def("image_exposures", image_exposures,
              "(N,3) learned exposures, in stops a channel: by how much the scene is brighter than each training image. "
              "Their mean over images is 0.")
-        .def("distortion_map", distortion_map,
-             "(H,W,2) learned lens distortion, or None: offsets of the x and y (right and down) of ray directions whose "
-             "z is 1, at nodes spread evenly over the image from corner to corner.")
+        .def(
+            "distortion_map", distortion_map,
+            "(H,W,2) learned lens distortion, or None: offsets of the x and y (right and down) of ray directions whose "
+            "z is 1, at nodes spread evenly over the image from corner to corner.")
         .def_readwrite("render_with_lens_distortion", &Testbed::render_with_lens_distortion,
                        "Whether pictures are bent by the learned lens distortion.");
 }
@@ -105,13 +106,14 @@ void bind_camera_learning(py::class_<NerfTraining>& c) {
         .def_readwrite("extrinsic_learning_rate", &NerfTraining::extrinsic_learning_rate)
         .def_readwrite("intrinsic_l2_reg", &NerfTraining::intrinsic_l2_reg)
         .def_readwrite("exposure_l2_reg", &NerfTraining::exposure_l2_reg)
-        .def("set_camera_intrinsics", set_camera_intrinsics, py::arg("frame_idx"), py::arg("fx") = 0.0f,
-             py::arg("fy") = 0.0f, py::arg("cx") = -0.5f, py::arg("cy") = -0.5f, py::arg("k1") = 0.0f,
-             py::arg("k2") = 0.0f, py::arg("p1") = 0.0f, py::arg("p2") = 0.0f, py::arg("k3") = 0.0f,
-             py::arg("k4") = 0.0f, py::arg("is_fisheye") = false,
-             "A training view's focal length and principal point in pixels, and OpenCV or fisheye distortion. One of fx "
-             "and fy stands for both; a negative cx or cy is relative to the image's size. A learned focal length goes "
-             "on applying.")
+        .def(
+            "set_camera_intrinsics", set_camera_intrinsics, py::arg("frame_idx"), py::arg("fx") = 0.0f,
+            py::arg("fy") = 0.0f, py::arg("cx") = -0.5f, py::arg("cy") = -0.5f, py::arg("k1") = 0.0f,
+            py::arg("k2") = 0.0f, py::arg("p1") = 0.0f, py::arg("p2") = 0.0f, py::arg("k3") = 0.0f,
+            py::arg("k4") = 0.0f, py::arg("is_fisheye") = false,
+            "A training view's focal length and principal point in pixels, and OpenCV or fisheye distortion. One of fx "
+            "and fy stands for both; a negative cx or cy is relative to the image's size. A learned focal length goes "
+            "on applying.")
         .def(
             "set_camera_extrinsics",
             [](NerfTraining& t, int frame, const FloatArray& pose, bool convert_to_ngp) {
@@ -124,6 +126,7 @@ void bind_camera_learning(py::class_<NerfTraining>& c) {
             "get_camera_extrinsics",
             [](const NerfTraining& t, int frame) { return to_array(t.owner->get_camera_extrinsics(frame)); },
             py::arg("frame_idx"),
-            "(3,4) float32 camera-to-world, OpenGL axes, world units, with what was learned; where its rolling shutter, "
+            "(3,4) float32 camera-to-world, OpenGL axes, world units, with what was learned; where its rolling "
+            "shutter, "
             "if any, starts.");
 }

@@ -29,8 +29,8 @@ py::array_t<float> rows_of(const std::vector<T>& v, py::ssize_t width) {
 }
 
 // Everything that the gradients depend on: pixels, targets, sample positions; and the gradients.
-py::dict view_gradients(const std::string& config, const FloatArray& params, const View& view, int n_rays, LossType loss,
-                        ColorSpace space, uint64_t seed, const std::string& isa) {
+py::dict view_gradients(const std::string& config, const FloatArray& params, const View& view, int n_rays,
+                        LossType loss, ColorSpace space, uint64_t seed, const std::string& isa) {
     if (n_rays < 1 || n_rays > max_rays_per_chunk) throw py::value_error("n_rays must be from 1 to 256");
     const NerfModelShape shape = nerf_model_shape(parse_network_config(config, "config"), 1);
     expect_shape(params, {py::ssize_t(shape.n_params())}, "params");
@@ -96,15 +96,16 @@ py::dict view_gradients(const std::string& config, const FloatArray& params, con
     c.tiles = &tiles;
     NerfWorkspace& w = workspace.get();
     (isa.empty() ? cpu_kernels() : cpu_kernels(isa)).train_chunk(c, w);
-    const GradientOfCamera body{&training,      c.sample.scene.distortion, pixels.data(), rays.data(),
-                                d_color.data(), true,                      cameras.data()};
+    const GradientOfCamera body{
+        &training, c.sample.scene.distortion, pixels.data(), rays.data(), d_color.data(), true, cameras.data()};
     py::list samples;
     std::vector<float> losses;
     std::vector<Vec3> targets, backgrounds;
     for (int i = 0; i < n_rays; ++i) {
         body(i);
         const int64_t at = int64_t(i) * max_samples_per_ray;
-        samples.append(py::make_tuple(py::array_t<float>(w.count[i], w.t + at), py::array_t<float>(w.count[i], w.dt + at)));
+        samples.append(
+            py::make_tuple(py::array_t<float>(w.count[i], w.t + at), py::array_t<float>(w.count[i], w.dt + at)));
         losses.push_back(3 * w.loss[i]); // the sum over channels, which the gradients are of
         targets.push_back(w.rays[i].target);
         backgrounds.push_back(w.rays[i].background);
@@ -146,15 +147,16 @@ py::dict view_gradients_of(const std::string& config, const FloatArray& params, 
 } // namespace
 
 void bind_gradients(py::module_& m) {
-    m.def("view_gradients", view_gradients_of, py::arg("config"), py::arg("params"), py::arg("image"), py::arg("start"),
-          py::arg("focal"), py::arg("principal"), py::arg("lens"), py::arg("end") = py::none(),
-          py::arg("rolling_shutter") = std::array<float, 4>{}, py::arg("exposure") = std::array<float, 3>{1, 1, 1},
-          py::arg("distortion") = py::none(), py::arg("n_rays") = 64, py::arg("loss") = LossType::L2,
-          py::arg("space") = ColorSpace::Linear, py::arg("seed") = 1, py::arg("isa") = "",
-          "Training rays of one view with its camera in NGP space, through a model in the unit box that is occupied "
-          "everywhere. (N,3) uv_tau, target, background; (N,) loss, summed over channels; samples: N pairs of distances "
-          "and step lengths; (N,6) rays: gradients of origin and direction; (N,13) gradient of position, rotation, "
-          "exposure, log focal length, distortion at the pixel.");
+    m.def(
+        "view_gradients", view_gradients_of, py::arg("config"), py::arg("params"), py::arg("image"), py::arg("start"),
+        py::arg("focal"), py::arg("principal"), py::arg("lens"), py::arg("end") = py::none(),
+        py::arg("rolling_shutter") = std::array<float, 4>{}, py::arg("exposure") = std::array<float, 3>{1, 1, 1},
+        py::arg("distortion") = py::none(), py::arg("n_rays") = 64, py::arg("loss") = LossType::L2,
+        py::arg("space") = ColorSpace::Linear, py::arg("seed") = 1, py::arg("isa") = "",
+        "Training rays of one view with its camera in NGP space, through a model in the unit box that is occupied "
+        "everywhere. (N,3) uv_tau, target, background; (N,) loss, summed over channels; samples: N pairs of distances "
+        "and step lengths; (N,6) rays: gradients of origin and direction; (N,13) gradient of position, rotation, "
+        "exposure, log focal length, distortion at the pixel.");
     m.def("rotate", [](const FloatArray& r, const FloatArray& v) {
         return to_array(rotate(to_vec3(r, "rotation"), to_vec3(v, "vector")));
     });

@@ -164,8 +164,7 @@ void bind_nerf(py::module_& m) {
             "s = A + B u + C v + D tau, with u and v from 0 to 1 across the image and tau random within [0, 1].");
 
     py::class_<NerfTraining> training(m, "NerfTraining", "Options of NeRF training.");
-    training
-        .def_property_readonly("dataset", [](NerfTraining& t) { return t.dataset; })
+    training.def_property_readonly("dataset", [](NerfTraining& t) { return t.dataset; })
         .def_readwrite("random_bg_color", &NerfTraining::random_bg_color)
         .def_readwrite("n_images_for_training", &NerfTraining::n_images_for_training, "The first n views are used.")
         .def_readwrite("linear_colors", &NerfTraining::linear_colors)

@@ -105,8 +105,8 @@ py::tuple ray_samples(Testbed& t, const FloatArray& camera, int width, int heigh
                           take(std::move(s.dt), {n}));
 }
 
-py::object query(Testbed& t, const Vec3* positions, const Vec3* directions, py::ssize_t n, bool occupancy,
-                 int image, Placement where, const std::vector<uintptr_t>& streams = {}) {
+py::object query(Testbed& t, const Vec3* positions, const Vec3* directions, py::ssize_t n, bool occupancy, int image,
+                 Placement where, const std::vector<uintptr_t>& streams = {}) {
     QueryResult r;
     {
         py::gil_scoped_release release;

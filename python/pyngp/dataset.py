@@ -36,7 +36,8 @@ LENS_OF_KEY = {
 }
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye")
 FRAME_KEYS = {
-    "file_path", "transform_matrix", "transform_matrix_start", "transform_matrix_end", "rolling_shutter", "sharpness", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "x_fov",
+    "file_path", "transform_matrix", "transform_matrix_start", "transform_matrix_end", "rolling_shutter",
+    "sharpness", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "x_fov",
     "y_fov", "w", "h", "cx", "cy", *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS,
 }  # fmt: skip
 UNUSED_KEYS = {

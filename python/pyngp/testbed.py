@@ -406,9 +406,9 @@ class Testbed(_core.Testbed):
         """
         frames = []
         poses = [self.cameras(at) for at in ("start", "end")]
-        for start, end, intrinsics, view in zip(
-            *poses, self.camera_intrinsics(), self.nerf.training.dataset.metadata, strict=True
-        ):
+        learned = self.camera_intrinsics()
+        for i, view in enumerate(self.nerf.training.dataset.metadata):
+            start, end, intrinsics = poses[0][i], poses[1][i], learned[i]
             matrices = [np.vstack([pose.astype(np.float64), [0, 0, 0, 1]]).tolist() for pose in (start, end)]
             fl_x, fl_y = intrinsics[:2].tolist()
             # w and h are what an FTheta lens is for, too, and the principal point relates to them.
@@ -426,5 +426,5 @@ class Testbed(_core.Testbed):
             frames.append(frame | lens_keys(view.lens))
         document: dict[str, Any] = {"frames": frames}
         if (offsets := self.distortion_map()) is not None:
-            document["distortion_map"] = offsets.tolist()
+            document["distortion_map"] = np.asarray(offsets).tolist()
         Path(path).write_text(json.dumps(document, indent=1), encoding="utf-8")

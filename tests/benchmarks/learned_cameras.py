@@ -3,8 +3,9 @@
     python tests/benchmarks/learned_cameras.py [--scene FOLDER] [--parts poses,focal,exposure,lenses] [--steps N]
         [--batch-size N] [--config NAME] [--seeds N]
 
-FOLDER holds transforms_train.json and transforms_test.json (or _val) of pictures without lens distortion. Without it, pictures of
-the tests' tiny scene are made, 50 of 64x64 pixels; `lenses` always takes that. The scene's size is the side of its box.
+FOLDER holds transforms_train.json and transforms_test.json (or _val) of pictures without lens distortion. Without it,
+pictures of the tests' tiny scene are made, 50 of 64x64 pixels; `lenses` always takes that. The scene's size is the side of
+its box.
 """
 
 from __future__ import annotations
@@ -130,8 +131,10 @@ def poses_table(d: Data, a: argparse.Namespace) -> None:
     row("given", before[0], 1.0, before[1], 1.0, "")
     for learn in (False, True):
         for seed in range(a.seeds):
+
             def options(t: Testbed, learn: bool = learn) -> None:
                 t.nerf.training.optimize_extrinsics = learn
+
             t = d.train(a, seed, {"cameras": wrong}, options)
             left = pose_errors(t.cameras(), d.poses)
             name = f"{'learned' if learn else 'kept'}, seed {seed}"
@@ -146,8 +149,10 @@ def focal_table(d: Data, a: argparse.Namespace) -> None:
     row("---", "---:", "---:")
     for factor in (0.98, 1.02):
         given = (d.intrinsics[0] * factor, d.intrinsics[1] * factor, *d.intrinsics[2:])
+
         def options(t: Testbed) -> None:
             t.nerf.training.optimize_focal_length = True
+
         t = d.train(a, 0, {"intrinsics": given}, options)
         error = t.camera_intrinsics()[0, :2] / d.intrinsics[:2] - 1
         row(f"{factor - 1:+.0%}", *(f"{e:+.2%}" for e in error))
@@ -175,8 +180,10 @@ def exposure_table(d: Data, a: argparse.Namespace) -> None:
         ("8 bit, learned", bytes_, True),
         ("float, learned", floats, True),
     ):
+
         def options(t: Testbed, learn: bool = learn) -> None:
             t.nerf.training.optimize_exposure = learn
+
         t = d.train(a, 0, {"images": images}, options)
         error = float(np.median(np.abs(t.image_exposures() + stops[:, None]))) if learn else ""
         row(name, d.quality(t), error)

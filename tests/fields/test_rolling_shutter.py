@@ -76,7 +76,9 @@ def test_rotations():
         r = (scale * r / np.linalg.norm(r)).astype(np.float32)
         v = rng.normal(size=3).astype(np.float32)
         np.testing.assert_allclose(stages.rotate(r, v), rotation.matrix(r) @ v, atol=4 * 6e-8 * np.linalg.norm(v))
-        np.testing.assert_allclose(stages.rotation_vector(rotation.matrix(r)), r, atol=3e-7 * max(1, 1 / (3.15 - scale)))
+        np.testing.assert_allclose(
+            stages.rotation_vector(rotation.matrix(r)), r, atol=3e-7 * max(1, 1 / (3.15 - scale))
+        )
         s = (0.5 * rng.normal(size=3) / 3).astype(np.float32)
         both = rotation.matrix(stages.compose_rotations(r, s))
         np.testing.assert_allclose(both, rotation.matrix(r) @ rotation.matrix(s), atol=1e-6)
@@ -142,7 +144,7 @@ def test_visibility(device, small_config):
 
 
 def test_files_and_snapshots(device, tiny, small_config, tmp_path):
-    """transforms_start/_end and rolling_shutter are read, kept in snapshots and exported; A.7's view is the centre's."""
+    """transforms_start/_end and rolling_shutter are read, kept in snapshots and exported; A.7 views the centre."""
     start, end = tiny.poses[:3], ends(N_TRAIN)[:3]
     square = lambda m: [*m.tolist(), [0.0, 0.0, 0.0, 1.0]]  # noqa: E731
     frames = []

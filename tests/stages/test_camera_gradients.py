@@ -28,8 +28,8 @@ KINDS = {
     "focal length": slice(9, 11),
     "distortion": slice(11, 13),
 }
-# How far gradients may be off, relative to the largest of all rays: float32 sums over 500 samples, whose terms cancel to
-# a hundredth. In one ray of a few, rounding changes the cell of a sample, or a ReLU's mask: then one of 500 terms.
+# How far gradients may be off, relative to the largest of all rays: float32 sums over 500 samples, whose terms cancel
+# to a hundredth. In one ray of a few, rounding changes the cell of a sample, or a ReLU's mask: then one of 500 terms.
 TOLERANCE, TOLERANCE_OF_FLIPS = 500**0.5 * 100 * 2.0**-24, 5e-3
 LENSES = {
     "Perspective": (),

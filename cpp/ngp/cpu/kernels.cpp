@@ -309,7 +309,7 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
     }
     c.evaluated += row;
 
-    const CompositeAndLoss composite{c.composite,         w.rays,  w.raw,   w.dt,  w.t,
+    const CompositeAndLoss composite{c.composite,         w.rays,  w.raw,   w.dt,   w.t,
                                      max_samples_per_ray, w.count, w.d_raw, w.loss, c.d_color};
     if (c.ray_gradients) memset(w.direction, 0, size_t(c.n_rays) * dir_stride * sizeof(float));
     TileGatherer gather(c, w);

@@ -426,7 +426,7 @@ class CpuNerfEngine final : public NerfEngine {
         const int n_images = image_count();
         cameras_.add(ray_pixels_.data(), camera_gradients_.data(), result_.rays, n_images);
         const float rate = decayed_learning_rate(settings_, state_.step);
-        if (cameras_.update(options_.cameras, given_views_, n_images, state_.step, rate)) correct_views();
+        if (cameras_.update(options_.cameras, n_images, state_.step, rate)) correct_views();
     }
     int image_count() const {
         const int n = int(views_.size());

@@ -6,8 +6,8 @@
 namespace ngp {
 
 struct MapCell {
-    int first;       // texel at the upper left; its neighbours are first + 1, + width, + width + 1
-    Vec2 fraction;   // of the way to them
+    int first;     // texel at the upper left; its neighbours are first + 1, + width, + width + 1
+    Vec2 fraction; // of the way to them
 };
 
 // Nodes lie on the image's corners and evenly between them; bilinear in between. No offsets: no distortion.
@@ -16,7 +16,8 @@ struct DistortionMap {
     int width = 0, height = 0;     // at least 2 each
 
     NGP_HD MapCell cell(Vec2 uv) const {
-        const float x = clamp_to(uv.x, 0.0f, 1.0f) * float(width - 1), y = clamp_to(uv.y, 0.0f, 1.0f) * float(height - 1);
+        const float x = clamp_to(uv.x, 0.0f, 1.0f) * float(width - 1),
+                    y = clamp_to(uv.y, 0.0f, 1.0f) * float(height - 1);
         const int i = min_of(int(x), width - 2), j = min_of(int(y), height - 2);
         return {j * width + i, {x - float(i), y - float(j)}};
     }

@@ -46,19 +46,21 @@ NGP_HD Vec3 rotation_vector(const Mat3& m) {
     const double dx = double(m.c[1].z) - m.c[2].y, dy = double(m.c[2].x) - m.c[0].z, dz = double(m.c[0].y) - m.c[1].x;
     const double sx = double(m.c[1].z) + m.c[2].y, sy = double(m.c[2].x) + m.c[0].z, sz = double(m.c[0].y) + m.c[1].x;
     Quaternion q{1 + xx + yy + zz, dx, dy, dz};
-    if (xx > yy && xx > zz && xx > xx + yy + zz) q = {dx, 1 + xx - yy - zz, sz, sy};
-    else if (yy > zz && yy > xx + yy + zz) q = {dy, sz, 1 + yy - xx - zz, sx};
-    else if (zz > xx + yy + zz) q = {dz, sy, sx, 1 + zz - xx - yy};
+    if (xx > yy && xx > zz && xx > xx + yy + zz)
+        q = {dx, 1 + xx - yy - zz, sz, sy};
+    else if (yy > zz && yy > xx + yy + zz)
+        q = {dy, sz, 1 + yy - xx - zz, sx};
+    else if (zz > xx + yy + zz)
+        q = {dz, sy, sx, 1 + zz - xx - yy};
     const double n = 1.0 / std::sqrt(q.w * q.w + q.x * q.x + q.y * q.y + q.z * q.z);
     return rotation_vector(Quaternion{q.w * n, q.x * n, q.y * n, q.z * n});
 }
 // First b, then a.
 NGP_HD Vec3 compose_rotations(Vec3 a, Vec3 b) {
     const Quaternion p = quaternion(a), q = quaternion(b);
-    return rotation_vector(Quaternion{p.w * q.w - p.x * q.x - p.y * q.y - p.z * q.z,
-                                      p.w * q.x + p.x * q.w + p.y * q.z - p.z * q.y,
-                                      p.w * q.y - p.x * q.z + p.y * q.w + p.z * q.x,
-                                      p.w * q.z + p.x * q.y - p.y * q.x + p.z * q.w});
+    return rotation_vector(
+        Quaternion{p.w * q.w - p.x * q.x - p.y * q.y - p.z * q.z, p.w * q.x + p.x * q.w + p.y * q.z - p.z * q.y,
+                   p.w * q.y - p.x * q.z + p.y * q.w + p.z * q.x, p.w * q.z + p.x * q.y - p.y * q.x + p.z * q.w});
 }
 // What turns camera `from` to `to`: rotate(r, from) has the axes of `to`. Slerp between them is rotate(s * r, from).
 NGP_HD Vec3 rotation_between(const CameraMatrix& from, const CameraMatrix& to) {

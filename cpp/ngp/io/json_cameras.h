@@ -1,5 +1,5 @@
-// Learned corrections of cameras in a snapshot: poses in instant-ngp's keys (specification D.2), the rest, which it does
-// not store, in ours. Internal: included by json_documents.cpp only.
+// Learned corrections of cameras in a snapshot: poses in instant-ngp's keys (specification D.2), the rest, which it
+// does not store, in ours. Internal: included by json_documents.cpp only.
 #pragma once
 
 #include <ngp/io/json_node.h>
@@ -39,8 +39,7 @@ AdamVector<N> read_adam(const Node& n) {
 // One a view, as many as there are views.
 Json write_adams(const std::vector<AdamVector<3>>& vectors, size_t n_views) {
     Json j = Json::array();
-    for (size_t i = 0; i < n_views; ++i)
-        j.push_back(write_adam(i < vectors.size() ? vectors[i] : AdamVector<3>{}));
+    for (size_t i = 0; i < n_views; ++i) j.push_back(write_adam(i < vectors.size() ? vectors[i] : AdamVector<3>{}));
     return j;
 }
 std::vector<AdamVector<3>> read_adams(const Node& parent, const char* key, size_t n_views) {
@@ -111,7 +110,8 @@ CameraCorrections read_corrections(const Node& nerf, const Node* ours, size_t n_
         c.focal = read_adam<2>(ours->at("focal_length"));
         if (ours->has("distortion_map")) read_map(ours->at("distortion_map"), c.map);
         if (ours->has("gradient_binary")) {
-            c.sums = values<double>(ours->at("gradient_binary"), CameraCorrections::sums_per_view * n_views + 2 + c.map.x.size());
+            c.sums = values<double>(ours->at("gradient_binary"),
+                                    CameraCorrections::sums_per_view * n_views + 2 + c.map.x.size());
             expect_finite(c.sums, ours->where() + ".gradient_binary");
             c.n_steps = ours->integer("gradient_steps", 0, 0, INT32_MAX);
         }

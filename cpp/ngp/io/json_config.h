@@ -137,8 +137,8 @@ void read_optimizer(const Node& n, AdamSettings& s) {
 
 void read_map_optimizer(const Node& n, DistortionMapConfig& c) {
     if (choose<OptimizerName>(n, "otype", "Adam",
-                              {{"ExponentialDecay", OptimizerName::ExponentialDecay},
-                               {"Adam", OptimizerName::Adam}}) == OptimizerName::ExponentialDecay) {
+                              {{"ExponentialDecay", OptimizerName::ExponentialDecay}, {"Adam", OptimizerName::Adam}}) ==
+        OptimizerName::ExponentialDecay) {
         c.decay_start = n.integer("decay_start", 0, 0, INT32_MAX);
         c.decay_interval = n.integer("decay_interval", 1, 1, INT32_MAX);
         c.decay_end = n.integer("decay_end", INT32_MAX, 0, INT32_MAX);

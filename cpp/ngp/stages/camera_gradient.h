@@ -18,9 +18,6 @@ struct CameraGradient {
     Vec3 exposure; // of its image, stops a channel
     Vec2 focal;    // of the logarithm of the focal lengths
     Vec2 offset;   // of the distortion map's value at the pixel
-    // Across the ray: the products of the gradients of its direction and origin, and of that of its origin with itself.
-    // The ratio of their sums is the distance at which the ray sees what gives it gradients.
-    float coupling, strength;
 };
 
 // dL/d(log focal length) of the ray through uv, from dL/d(xy of its camera-space direction, or of its origin there if
@@ -36,7 +33,8 @@ NGP_HD Vec2 focal_gradient(const CameraModel& camera, Vec2 uv, Vec2 gradient) {
         const LensSlopes j = distortion_slopes(camera.lens, undistort(camera.lens, p));
         const float det = j.x.x * j.y.y - j.x.y * j.y.x;
         if (std::fabs(det) < 1e-6f) return {};
-        gradient = Vec2{j.y.y * gradient.x - j.x.y * gradient.y, j.x.x * gradient.y - j.y.x * gradient.x} * (1.0f / det);
+        gradient =
+            Vec2{j.y.y * gradient.x - j.x.y * gradient.y, j.x.x * gradient.y - j.y.x * gradient.x} * (1.0f / det);
     }
     return {-p.x * gradient.x, -p.y * gradient.y};
 }
@@ -66,9 +64,6 @@ struct GradientOfCamera {
         g.rotation = cross(d, ray.direction);
         g.exposure = -(d_color[i] * pixel.target_slope);
         const Vec3 across = (ray.direction - d * dot(d, ray.direction)) / distance;
-        const Vec3 shift = ray.origin - d * dot(d, ray.origin);
-        g.coupling = dot(across, shift) * distance;
-        g.strength = dot(shift, shift);
         const Vec3 local = pose.rotate_inverse(across);
         g.offset = {local.x, local.y};
         Vec2 of_plane = g.offset;

@@ -10,10 +10,10 @@ namespace ngp {
 namespace {
 
 constexpr float beta1 = 0.9f, beta2 = 0.99f, epsilon = 1e-8f; // of all but the map (E.5)
-constexpr uint32_t pose_decay_interval = 128;                // updates
+constexpr uint32_t pose_decay_interval = 128;                 // updates
 constexpr float pose_decay = 0.33f;
-constexpr float farthest_pivot = 1e3f; // NGP units
-constexpr float least_rate = 1e-3f; // of poses and focal length, relative to the network's
+constexpr float uncertain_steps = 10.0f; // finest_cells()
+constexpr float least_rate = 1e-3f;      // of poses and focal length, relative to the network's
 
 AdamSettings adam_settings() {
     AdamSettings s;
@@ -68,9 +68,7 @@ CameraModel CameraCorrections::corrected_camera(const CameraModel& camera) const
     if (focal.x[1] != 0.0f) c.focal.y *= std::exp(focal.x[1]);
     return c;
 }
-Vec3 CameraCorrections::stops(size_t view) const {
-    return view < exposure.size() ? vector_of(exposure[view]) : Vec3{};
-}
+Vec3 CameraCorrections::stops(size_t view) const { return view < exposure.size() ? vector_of(exposure[view]) : Vec3{}; }
 DistortionMap CameraCorrections::distortion_map() const {
     static_assert(sizeof(Vec2) == 2 * sizeof(float));
     if (map.x.empty()) return {};
@@ -96,7 +94,8 @@ void CameraOptimizer::prepare(size_t n_views, const CameraLearning& options) {
     if (options.distortion && c.map.x.empty()) {
         c.map.width = map_config_.width;
         c.map.height = map_config_.height;
-        for (auto* values : {&c.map.m, &c.map.v, &c.map.x}) values->assign(size_t(c.map.width) * c.map.height * 2, 0.0f);
+        for (auto* values : {&c.map.m, &c.map.v, &c.map.x})
+            values->assign(size_t(c.map.width) * c.map.height * 2, 0.0f);
     }
     const size_t n = map_begin() + c.map.x.size();
     if (c.sums.size() == n) return;
@@ -109,8 +108,7 @@ float CameraOptimizer::finest_cells(const CameraLearning& o) const {
     float rate = 0.0f;
     if (o.extrinsics && !c.position.empty()) rate = std::max(rate, pose_learning_rate(c.position[0], o, 0.0f));
     if (o.focal_length) rate = std::max(rate, pose_learning_rate(c.focal, o, 0.0f));
-    static const float hack = getenv("NGP_FINEST") ? atof(getenv("NGP_FINEST")) : 10.0f;
-    return rate > 0.0f ? 1.0f / (hack * rate) : FLT_MAX;
+    return rate > 0.0f ? 1.0f / (uncertain_steps * rate) : FLT_MAX;
 }
 
 void CameraOptimizer::add(const RayPixel* pixels, const CameraGradient* gradients, int64_t n_rays, int n_images) {
@@ -128,8 +126,6 @@ void CameraOptimizer::add(const RayPixel* pixels, const CameraGradient* gradient
             view[3 + k] += per_view * g.rotation[k];
             view[6 + k] += per_view * g.exposure[k];
         }
-        view[9] += g.coupling;
-        view[10] += g.strength;
         focal[0] += per_ray * g.focal.x;
         focal[1] += per_ray * g.focal.y;
         if (!texels.offsets) continue;
@@ -145,28 +141,17 @@ void CameraOptimizer::add(const RayPixel* pixels, const CameraGradient* gradient
     ++c.n_steps;
 }
 
-// A camera that turns one way in place, and one that moves the other way, see almost the same: learned apart, the two
-// would undo each other, and what tells them apart be lost. So the camera is turned about what it looks at, at the
-// distance that makes the gradient of this rotation independent of that of the position.
-void CameraOptimizer::update_pose(const CameraLearning& o, size_t view, Vec3 forward, float network_learning_rate) {
+void CameraOptimizer::update_pose(const CameraLearning& o, size_t view, float network_learning_rate) {
     CameraCorrections& c = corrections_;
     const double* sums = c.sums.data() + view * CameraCorrections::sums_per_view;
     AdamVector<3>&p = c.position[view], &r = c.rotation[view];
-    const float mean = 1.0f / float(c.n_steps);
-    const Vec3 d_position = Vec3{float(sums[0]), float(sums[1]), float(sums[2])} * mean;
-    Vec3 d_rotation = Vec3{float(sums[3]), float(sums[4]), float(sums[5])} * mean;
-    static const float hack = getenv("NGP_PIVOT") ? atof(getenv("NGP_PIVOT")) : 0.0f;
-    const float distance = hack * sums[10] > 0 ? std::clamp(float(sums[9] / sums[10]), 0.0f, farthest_pivot) : 0.0f;
-    const Vec3 from_pivot = rotate(vector_of(r), forward) * -distance;
-    d_rotation += cross(from_pivot, d_position);
     float g[3], step[3];
-    for (int k = 0; k < 3; ++k) g[k] = d_position[k] + o.extrinsic_l2 * p.x[k];
+    for (int k = 0; k < 3; ++k) g[k] = float(sums[k] / c.n_steps) + o.extrinsic_l2 * p.x[k];
     adam_add(p, g, pose_learning_rate(p, o, network_learning_rate));
-    for (int k = 0; k < 3; ++k) g[k] = d_rotation[k] + o.extrinsic_l2 * r.x[k];
+    for (int k = 0; k < 3; ++k) g[k] = float(sums[3 + k] / c.n_steps) + o.extrinsic_l2 * r.x[k];
     adam_steps(r, g, pose_learning_rate(r, o, network_learning_rate), step);
-    const Vec3 turn{-step[0], -step[1], -step[2]};
-    const Vec3 turned = compose_rotations(turn, vector_of(r)), moved = rotate(turn, from_pivot) - from_pivot;
-    for (int k = 0; k < 3; ++k) r.x[k] = turned[k], p.x[k] += moved[k];
+    const Vec3 turned = compose_rotations({-step[0], -step[1], -step[2]}, vector_of(r));
+    for (int k = 0; k < 3; ++k) r.x[k] = turned[k];
 }
 
 void CameraOptimizer::update_exposures(const CameraLearning& o, size_t n, float network_learning_rate) {
@@ -184,15 +169,12 @@ void CameraOptimizer::update_exposures(const CameraLearning& o, size_t n, float 
     }
 }
 
-bool CameraOptimizer::update(const CameraLearning& o, const std::vector<TrainingView>& views, int n_images,
-                             uint32_t step, float network_learning_rate) {
+bool CameraOptimizer::update(const CameraLearning& o, int n_images, uint32_t step, float network_learning_rate) {
     CameraCorrections& c = corrections_;
     if (c.n_steps < o.interval) return false;
     const size_t n = std::min(size_t(n_images), c.position.size());
-    static const uint32_t hack = getenv("NGP_WARM") ? atoi(getenv("NGP_WARM")) : 256;
-    const bool warm = step >= hack;
-    if (o.extrinsics && warm)
-        for (size_t i = 0; i < n; ++i) update_pose(o, i, views[i].pose_at({0.5f, 0.5f}, 0.0f).forward, network_learning_rate);
+    const bool warm = step >= warmup_steps;
+    for (size_t i = 0; o.extrinsics && warm && i < n; ++i) update_pose(o, i, network_learning_rate);
     if (o.exposure) update_exposures(o, n, network_learning_rate);
     if (o.focal_length && warm) {
         const double* sums = c.sums.data() + focal_begin();

@@ -30,8 +30,7 @@ struct AdamVector {
 
 // What has been learned. Empty vectors: nothing.
 struct CameraCorrections {
-    // Gradients of position, rotation and exposure; then what find_pivot() takes.
-    static constexpr int sums_per_view = 11;
+    static constexpr int sums_per_view = 9; // gradients of position, rotation and exposure
 
     // One a view. Position: added, NGP units. Rotation: a vector that turns the camera in place, NGP axes. Exposure:
     // stops by which the scene is brighter than the image, a channel.
@@ -70,19 +69,18 @@ class CameraOptimizer {
     // Makes room for views, and for the map if it is to be learned.
     void prepare(size_t n_views, const CameraLearning& options);
     // Cells along a unit of NGP space up to which grid levels give cameras gradients. Finer levels change within the
-    // distance that a camera may still be off by, about ten steps of its optimizer: to it, their slopes are noise (Heo et
-    // al. 2023, "Robust Camera Pose Refinement for Multi-Resolution Hash Encoding").
+    // distance that a camera may still be off by, about ten steps of its optimizer: to it, their slopes are noise (Heo
+    // et al. 2023, "Robust Camera Pose Refinement for Multi-Resolution Hash Encoding").
     float finest_cells(const CameraLearning& options) const;
     // Adds a step's rays, in order, to the sums. `gradients` are those of the loss summed over rays.
     void add(const RayPixel* pixels, const CameraGradient* gradients, int64_t n_rays, int n_images);
-    // Updates what the options name after every `interval` steps. Returns whether it did. `views` as they were given.
-    bool update(const CameraLearning& options, const std::vector<TrainingView>& views, int n_images, uint32_t step,
-                float network_learning_rate);
+    // Updates what the options name after every `interval` steps. Returns whether it did.
+    bool update(const CameraLearning& options, int n_images, uint32_t step, float network_learning_rate);
 
   private:
     size_t focal_begin() const { return corrections_.position.size() * CameraCorrections::sums_per_view; }
     size_t map_begin() const { return focal_begin() + 2; }
-    void update_pose(const CameraLearning& options, size_t view, Vec3 forward, float network_learning_rate);
+    void update_pose(const CameraLearning& options, size_t view, float network_learning_rate);
     void update_exposures(const CameraLearning& options, size_t n, float network_learning_rate);
     void update_map(uint32_t step);
 

@@ -38,7 +38,7 @@ struct CompositeAndLoss {
     int64_t ray_stride;
     int* count; // in: samples evaluated; out: samples that contribute
     RawSample* gradient;
-    float* loss; // of ray i, mean over channels
+    float* loss;             // of ray i, mean over channels
     Vec3* d_color = nullptr; // dL/d(composited colour) of ray i; null: not wanted
 
     NGP_HD void operator()(int64_t i) const {

@@ -98,7 +98,8 @@ struct Ray {
 
     NGP_HD bool exists() const { return !(direction == Vec3{}); }
 };
-// Camera-space direction of the ray through uv; zero: there is none. A learned distortion leaves parallel rays parallel.
+// Camera-space direction of the ray through uv; zero: there is none. A learned distortion leaves parallel rays
+// parallel.
 NGP_HD Vec3 camera_direction(const CameraModel& camera, const DistortionMap& distortion, Vec2 uv) {
     Vec3 d = camera.ray_direction(uv);
     if (distortion.offsets && !camera.lens.parallel() && !(d == Vec3{})) {

@@ -173,16 +173,16 @@ bool CameraOptimizer::update(const CameraLearning& o, int n_images, uint32_t ste
     CameraCorrections& c = corrections_;
     if (c.n_steps < o.interval) return false;
     const size_t n = std::min(size_t(n_images), c.position.size());
-    const bool warm = step >= warmup_steps;
-    for (size_t i = 0; o.extrinsics && warm && i < n; ++i) update_pose(o, i, network_learning_rate);
+    for (size_t i = 0; o.extrinsics && step >= pose_warmup_steps && i < n; ++i)
+        update_pose(o, i, network_learning_rate);
     if (o.exposure) update_exposures(o, n, network_learning_rate);
-    if (o.focal_length && warm) {
+    if (o.focal_length) {
         const double* sums = c.sums.data() + focal_begin();
         float g[2];
         for (int k = 0; k < 2; ++k) g[k] = float(sums[k] / c.n_steps) + o.intrinsic_l2 * c.focal.x[k];
         adam_add(c.focal, g, pose_learning_rate(c.focal, o, network_learning_rate));
     }
-    if (o.distortion && warm) update_map(step);
+    if (o.distortion) update_map(step);
     std::fill(c.sums.begin(), c.sums.end(), 0.0);
     c.n_steps = 0;
     return true;

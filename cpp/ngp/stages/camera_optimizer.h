@@ -62,9 +62,9 @@ class CameraOptimizer {
     const CameraCorrections& corrections() const { return corrections_; }
     void set_corrections(CameraCorrections c) { corrections_ = std::move(c); }
 
-    // Steps before poses, focal length and distortion are learned: until the scene has some shape, their gradients are
-    // noise that Adam would remember.
-    static constexpr uint32_t warmup_steps = 256;
+    // Steps before poses are learned: until the scene has some shape, the few rays of a view give noise that Adam would
+    // remember. What all views share is learned from the start, before the scene has taken the shape that suits its error.
+    static constexpr uint32_t pose_warmup_steps = 256;
 
     // Makes room for views, and for the map if it is to be learned.
     void prepare(size_t n_views, const CameraLearning& options);

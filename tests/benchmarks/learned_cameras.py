@@ -4,8 +4,8 @@
         [--batch-size N] [--config NAME] [--seeds N]
 
 FOLDER holds transforms_train.json and transforms_test.json (or _val) of pictures without lens distortion. Without it,
-pictures of the tests' tiny scene are made, 50 of 64x64 pixels; `lenses` always takes that. The scene's size is the side of
-its box.
+pictures of the tests' tiny scene are made, 50 of 64x64 pixels; `lenses` always takes that. The scene's size is the side
+of its box.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ def exposure_table(d: Data, a: argparse.Namespace) -> None:
 
         def options(t: Testbed, learn: bool = learn) -> None:
             t.nerf.training.optimize_exposure = learn
+            t.nerf.training.n_steps_between_cam_updates = 1  # each is a hundredth of a stop at most
 
         t = d.train(a, 0, {"images": images}, options)
         error = float(np.median(np.abs(t.image_exposures() + stops[:, None]))) if learn else ""

@@ -32,17 +32,6 @@ def monkeypatch_module():
         yield patch
 
 
-def test_focal_length(pictures):
-    """2% off: within 0.5% afterwards."""
-    fl_x, fl_y, cx, cy = pictures.intrinsics
-
-    def options(t: Testbed) -> None:
-        t.nerf.training.optimize_focal_length = True
-
-    t = pictures.train(RUN, 0, {"intrinsics": (1.02 * fl_x, 1.02 * fl_y, cx, cy)}, options)
-    assert np.abs(t.camera_intrinsics()[:, :2] / (fl_x, fl_y) - 1).max() < 0.005
-
-
 def test_exposures(pictures):
     """From -1 to 1 stop: PSNR within 1 dB of the unexposed set."""
     run = Namespace(**vars(RUN) | {"steps": 1000})

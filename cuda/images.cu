@@ -47,12 +47,19 @@ DeviceImages::DeviceImages(Context& context, const std::vector<TrainingView>& vi
         });
     }
     size_t next = 0;
-    for (TrainingView& view : placed)
+    for (TrainingView& view : given_)
         for_each_plane(view.image, [&](const void* data, int64_t, bool holds_pixels) -> const void* {
             return stays(view.image, holds_pixels) ? data : base + moves[next++].at;
         });
-    views_ = {context, int64_t(placed.size()), "training views"};
-    views_.upload(placed);
+    views_ = {context, int64_t(given_.size()), "training views"};
+    views_.upload(given_);
+}
+
+void DeviceImages::set_cameras(const CameraCorrections& corrections) {
+    if (given_.empty()) return;
+    std::vector<TrainingView> views = given_;
+    for (size_t i = 0; i < views.size(); ++i) views[i] = corrected(corrections, i, views[i]);
+    views_.upload(views);
 }
 
 } // namespace ngp::cuda

@@ -3,7 +3,7 @@
 
 #include "memory.cuh"
 
-#include <ngp/stages/scene.h>
+#include <ngp/stages/camera_optimizer.h>
 
 namespace ngp::cuda {
 
@@ -16,11 +16,14 @@ class DeviceImages {
     DeviceImages(Context& context, const std::vector<TrainingView>& views, int64_t budget);
 
     const TrainingView* views() const { return views_.data(); } // on the device
+    // The views' cameras from now on, in their order; pixels stay. The device must not be reading them.
+    void set_cameras(const CameraCorrections& corrections);
     int n_views() const { return int(views_.size()); }
     bool on_device() const { return on_device_; }
     int64_t host_bytes() const { return pinned_.size(); }
 
   private:
+    std::vector<TrainingView> given_; // with pixels as the device finds them, and cameras uncorrected
     DeviceArray<TrainingView> views_;
     DeviceArray<uint8_t> pixels_;
     PinnedArray<uint8_t> pinned_;

@@ -58,6 +58,21 @@ class CudaNerfEngine final : public NerfEngine {
         images_ = {}; // room for the new ones
         forget_visibility();
         images_ = DeviceImages(context_, views, std::max<int64_t>(0, context_.available() - reserve()));
+        images_.set_cameras(corrections_);
+    }
+    const CameraCorrections& corrections() const override { return corrections_; }
+    void set_corrections(const CameraCorrections& corrections) override {
+        const DeviceGuard guard(context_.device());
+        context_.wait();
+        forget_steps();
+        corrections_ = corrections;
+        images_.set_cameras(corrections_);
+        const DistortionMap map = corrections_.distortion_map();
+        const std::vector<Vec2> offsets(map.offsets, map.offsets + map.width * map.height);
+        distortion_ = {};
+        if (offsets.empty()) return;
+        distortion_ = DeviceArray<Vec2>(context_, int64_t(offsets.size()), "the distortion map");
+        distortion_.upload(offsets);
     }
 
     void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) override {
@@ -216,7 +231,7 @@ class CudaNerfEngine final : public NerfEngine {
             if (out.depth) out.depth = std::exchange(at, at + n);
             if (out.normal) out.normal = std::exchange(at, at + 3 * n);
         }
-        for_each(context_.stream(), n, FinishChannels{world, frame.data(), out});
+        for_each(context_.stream(), n, FinishChannels{world, frame.data(), out, r.gain});
         if (where == Placement::Host) {
             copy_to_host(channels.rgb, out.rgb, 3 * n);
             copy_to_host(channels.alpha, out.alpha, n);
@@ -384,11 +399,20 @@ class CudaNerfEngine final : public NerfEngine {
         if (o.error_map.by_image) fail("sample_image_proportional_to_error", remedy);
         if (o.error_map.by_pixel) fail("sample_focal_plane_proportional_to_error", remedy);
         if (o.random_levels) fail("max_level_rand_training", remedy);
+        if (o.cameras.any())
+            fail("cameras are learned on the CPU only: switch optimize_extrinsics, optimize_exposure, "
+                 "optimize_distortion and optimize_focal_length off, or learn them on a Testbed with device=\"cpu\", "
+                 "whose snapshots train and render here with what they have learned");
     }
 
     bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
     SceneView scene() const {
-        return {images_.views(), images_.n_views(), model_->box(), occupancy_->n_cascades() - 1};
+        return {images_.views(), images_.n_views(), model_->box(), occupancy_->n_cascades() - 1, distortion_map()};
+    }
+    DistortionMap distortion_map() const {
+        DistortionMap map = corrections_.distortion_map();
+        map.offsets = distortion_.data();
+        return map;
     }
     ModelView trained() const { return model_->trained(options_.rgb_activation, options_.density_activation); }
     SampleTrainingRays sample_of(const StepPlan& plan) const {
@@ -561,7 +585,10 @@ class CudaNerfEngine final : public NerfEngine {
                     r.crop_to_local,
                     Stepping::with_cone_angle(r.cone_angle),
                     r.near_distance,
-                    r.snap_to_pixel_centers};
+                    r.snap_to_pixel_centers,
+                    {},
+                    {},
+                    r.distortion_map ? distortion_map() : DistortionMap{}};
         job.spp = r.spp;
         job.min_transmittance = r.min_transmittance;
         job.add = r.add_ray();
@@ -581,6 +608,8 @@ class CudaNerfEngine final : public NerfEngine {
     Context context_;
     StageTimer timer_;
     DeviceImages images_;
+    CameraCorrections corrections_;
+    DeviceArray<Vec2> distortion_; // its distortion map
     std::unique_ptr<DeviceModel> model_;
     std::unique_ptr<DeviceOccupancy> occupancy_;
     std::unique_ptr<StepBuffers> buffers_;

@@ -99,6 +99,18 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
     changed_ = true;
 }
 
+void NerfDataset::set_rolling_shutter(const CameraMatrix& end, const std::array<float, 4>& abcd) {
+    if (record.views.empty()) fail("a rolling shutter was given before any view");
+    ViewRecord& v = record.views.back();
+    for (const float s : abcd)
+        if (!std::isfinite(s)) fail(v.path, ": rolling_shutter holds ", s, "; it must be four finite numbers");
+    std::copy(abcd.begin(), abcd.end(), v.rolling_shutter);
+    v.end = record.world.camera_to_ngp(with_unit_determinant(end, v.path));
+    if (const Vec3 p = v.end.position; !std::isfinite(p.x + p.y + p.z))
+        fail(v.path, ": transform_matrix_end's position is not finite in NGP space");
+    changed_ = true;
+}
+
 Testbed::Testbed(TestbedMode mode, const TestbedOptions& options)
     : mode_(mode), seed_(options.seed), config_(parse_network_config(base_nerf_config_json(), "base")) {
     if (mode == TestbedMode::Sdf || mode == TestbedMode::Image || mode == TestbedMode::Volume)
@@ -139,6 +151,7 @@ void Testbed::set_dataset(NerfDataset dataset) {
     const std::vector<float> appearance = keep ? rendering_extra_dims() : std::vector<float>{};
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
     mode_ = TestbedMode::Nerf;
+    engine_->set_corrections({}); // they are those of other cameras
     apply_dataset(keep);
     if (keep && network_extra_dims_ > 0 && !same_views(replaced->record, nerf.training.dataset->record)) {
         reset_view_inputs();
@@ -173,7 +186,9 @@ void Testbed::push_views() {
     std::vector<TrainingView> views;
     if (data.has_images())
         for (size_t i = 0; i < data.images.size(); ++i)
-            views.push_back({data.images[i], data.record.views[i].camera, data.record.views[i].start});
+            views.push_back({data.images[i], data.record.views[i].camera, data.record.views[i].start,
+                             camera_motion(data.record.views[i].start, data.record.views[i].end,
+                                           data.record.views[i].rolling_shutter)});
     engine_->set_views(std::move(views));
     data.replaced_.clear();
     data.changed_ = false;
@@ -227,6 +242,7 @@ void Testbed::ensure_network() {
     network_aabb_scale_ = d.aabb_scale;
     network_extra_dims_ = d.n_extra_dims();
     reset_view_inputs();
+    engine_->set_corrections({}); // they are learned with the network
     engine_->reset_stage_times();
     nerf.training.loss_type = config_.loss;
     training_step_ = 0;
@@ -298,6 +314,7 @@ NerfTrainOptions Testbed::train_options() const {
     o.train_network = shall_train_network;
     o.depth = {t.depth_loss_type, t.depth_supervision_lambda};
     o.train_view_inputs = t.optimize_extra_dims && !t.dataset->record.has_light_dirs;
+    o.cameras = camera_learning();
     return o;
 }
 
@@ -416,6 +433,7 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
     s.rays_per_batch = s.train_state.rays_per_batch;
     s.extra.batch_size = s.train_state.rays_of_last_batch;
     s.has_train_state = include_optimizer_state;
+    s.corrections = engine_->corrections();
     write_snapshot(path, s, engine_->shape(), compress);
 }
 
@@ -499,6 +517,7 @@ void Testbed::load_snapshot(const std::string& path) {
         engine_->set_train_state(state);
     }
     if (!s.density_grid.empty()) engine_->set_occupancy(s.density_grid);
+    restore_corrections(s, known_views);
     training_step_ = s.training_step;
     loss_ = s.loss;
 }

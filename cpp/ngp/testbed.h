@@ -13,6 +13,7 @@
 #include <ngp/render/camera_path.h>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace ngp {
@@ -41,6 +42,9 @@ struct NerfDataset {
     // used.
     void add_view(const std::string& path, const CameraMatrix& camera_to_world, const CameraModel& camera,
                   const ImageView& image, std::shared_ptr<const void> owner);
+    // How the view added last moves from the pose that it was given to `end` (OpenGL axes, world units) while its image
+    // is taken: at s = A + B u + C v + D tau, u and v from 0 to 1 across the image, tau random within [0, 1] (C.5).
+    void set_rolling_shutter(const CameraMatrix& end, const std::array<float, 4>& abcd);
     bool has_images() const { return !images.empty() && images.size() == record.views.size(); }
 
     // Replaces a view's image, of whatever size, and what lies beside it. The same for its camera: see add_view(); a
@@ -86,6 +90,11 @@ struct NerfTraining {
     // new network.
     bool optimize_extra_dims = false;
     void set_optimize_extra_dims(bool on);
+    // Cameras that are learned with the scene (E.5); on the CPU.
+    bool optimize_extrinsics = false, optimize_exposure = false, optimize_distortion = false;
+    bool optimize_focal_length = false; // one factor for all views and each axis
+    int n_steps_between_cam_updates = 16;
+    float extrinsic_l2_reg = 1e-4f, extrinsic_learning_rate = 1e-3f, intrinsic_l2_reg = 1e-4f, exposure_l2_reg = 0.0f;
 };
 
 struct NerfSettings {
@@ -102,7 +111,7 @@ struct NerfSettings {
     int rendering_extra_dims_from_training_view = 0;
     std::vector<float> rendering_extra_dims;
 
-    // The training view nearest to a pose in NGP space: by distance of the positions plus a quarter of the distance of
+    // The training view nearest to a pose in NGP space, with what was learned about it: by distance of the positions plus a quarter of the distance of
     // the forward axes. -1: there are none.
     int find_closest_training_view(const CameraMatrix& pose) const;
 };
@@ -111,7 +120,7 @@ constexpr int default_latent_dims = 16;
 
 // Whose appearance a picture or query gets: a training view's, that of given extra dimensions (a latent; of a model
 // with light directions (d + 1) / 2, NGP space), or that of a light (world frame, of any length). None of them: what
-// NerfSettings says. Models without extra dimensions take no others and have no use for the image.
+// NerfSettings says. Models without extra dimensions take no others; of an image, they have the exposure.
 struct Appearance {
     int image = -1;
     std::vector<float> extra_dims;
@@ -258,7 +267,7 @@ class Testbed {
     SharedArray render(int width, int height, int spp, bool linear, SharedArray* depth = nullptr,
                        const FrameTime& time = {});
     // `camera_to_world`: OpenGL axes, world units. Every channel comes from one pass; normals take longer. Results at
-    // `out`: Device is for Testbeds on one.
+    // `out`: Device is for Testbeds on one. With an image as `appearance`, rgb is as exposed as that one.
     ChannelImages render_channels(const CameraMatrix& camera_to_world, const CameraModel& camera,
                                   const ChannelSet& channels = {}, int spp = 1, Placement out = Placement::Host,
                                   const Appearance& appearance = {});
@@ -266,7 +275,8 @@ class Testbed {
     RaySamples ray_samples(const CameraMatrix& camera_to_world, const CameraModel& camera, int x, int y);
 
     // positions: (n) world frame; directions: (n) unit, along the ray, may be null; 0 outside the scene box and, if
-    // `occupancy`, in cells that the occupancy grid holds empty. Arrays and results are at `where`.
+    // `occupancy`, in cells that the occupancy grid holds empty. Arrays and results are at `where`. With an image as
+    // `appearance`, rgb is as exposed as that one.
     QueryResult query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy,
                       Placement where = Placement::Host, const Appearance& appearance = {});
 
@@ -323,8 +333,24 @@ class Testbed {
     void set_fov(float degrees);
     Vec2 fov_xy() const;
     void set_fov_xy(Vec2 degrees);
-    // Poses of the training views in the input's frame.
-    std::vector<CameraMatrix> cameras() const;
+
+    // --- cameras of the training views, with what was learned about them; in the input's frame. They raise ngp::Error
+    // for views that don't exist.
+    // When a view that moves is looked at: at s = 0, at the centre of its image (and tau = 0), at s = 1 (C.5).
+    enum class ViewTime : uint8_t { Start, Center, End };
+    std::vector<CameraMatrix> cameras(ViewTime at = ViewTime::Center) const;
+    CameraMatrix view_pose(int view, ViewTime at) const; // NGP space
+    CameraModel camera_model(int view) const;
+    // Stops by which the scene is brighter than each image, per channel; their mean over images is 0.
+    std::vector<Vec3> image_exposures() const;
+    // Row-major height x width: offsets of the x and y of camera-space ray directions (z = 1); empty if not learned.
+    const CameraCorrections& camera_corrections() const { return engine_->corrections(); }
+    // A view's camera as if the input had had it; what was learned about its pose is dropped. `camera_to_world`: OpenGL
+    // axes, world units, or, if not `convert_to_ngp`, a pose in NGP space.
+    void set_camera_extrinsics(int view, const CameraMatrix& camera_to_world, bool convert_to_ngp = true);
+    CameraMatrix get_camera_extrinsics(int view) const;
+    // A learned factor of the focal lengths goes on applying.
+    void set_camera_intrinsics(int view, const CameraModel& camera);
 
     // --- snapshots
     void save_snapshot(const std::string& path, bool include_optimizer_state = false, bool compress = true);
@@ -347,7 +373,7 @@ class Testbed {
     Vec3 parallax_shift;           // x, y: of the eye, along the camera's axes, NGP units; z: 1 / distance of
                                    // what stays where it is in the picture, NGP units
     Lens render_lens;              // see uses_render_lens()
-    bool render_with_lens_distortion = false;
+    bool render_with_lens_distortion = false; // also whether pictures are bent by the learned distortion map
     RenderMode render_mode = RenderMode::Shade;
     bool render_ground_truth = false; // the training image of the view nearest to the camera, in place of the model
     GroundTruthRenderMode groundtruth_render_mode = GroundTruthRenderMode::Shade;
@@ -380,6 +406,11 @@ class Testbed {
     void push_views();
     void check_place(const NerfDataset& dataset, size_t image) const; // of pixels that set_image() may have changed
     void check_images() const;
+    const ViewRecord& view_record(int view) const;
+    ViewRecord& view_record(int view) { return const_cast<ViewRecord&>(std::as_const(*this).view_record(view)); }
+    Vec3 exposure_gain(int image) const;
+    CameraLearning camera_learning() const;
+    void restore_corrections(const Snapshot& snapshot, bool known_views);
     void check_render_size(int width, int height, int spp) const;
     SharedArray new_array(size_t n, Placement where) const;
     NerfTrainOptions train_options() const;
@@ -391,6 +422,7 @@ class Testbed {
     void check_latent(const LatentFit& fit, const std::vector<float>& extra_dims) const;
     FrameRequest frame_request(const CameraModel& model, const CameraMatrix& pose, int spp,
                                const Appearance& appearance = {});
+    DistortionMap distortion_of(const FrameRequest& request) const;
     CameraModel render_model(int width, int height) const;
     DisplayOptions display_options(int width, bool linear) const;
     // Camera and its motion, at a time on the path.

@@ -168,11 +168,12 @@ float Testbed::latent_gradient(const LatentFit& fit, const std::vector<float>& e
     Lock lock(mutex_);
     ensure_network();
     check_latent(fit, extra_dims);
-    const TrainingView view{fit.image, fit.camera, world().camera_to_ngp(fit.camera_to_world)};
+    const TrainingView view{fit.image, fit.camera, world().camera_to_ngp(fit.camera_to_world), {}};
     const NerfTrainOptions options = train_options();
     ViewInputLoss job;
     job.extra_dims = extra_dims;
-    job.sample.scene = {&view, 1, {}, int(std::bit_width(unsigned(network_aabb_scale_))) - 1};
+    job.sample.scene = {&view, 1, {}, int(std::bit_width(unsigned(network_aabb_scale_))) - 1, {}};
+    if (render_with_lens_distortion) job.sample.scene.distortion = engine_->corrections().distortion_map();
     const float half = 0.5f * float(network_aabb_scale_);
     job.sample.scene.box = {splat3(0.5f - half), splat3(0.5f + half)};
     job.sample.color = options.color;

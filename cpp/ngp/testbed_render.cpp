@@ -24,12 +24,14 @@ void for_each_pixel(int64_t n, const Body& body) {
     });
 }
 
-MakeRenderRay ray_maker(const FrameRequest& r) {
+// `distortion`: the learned one, where the request wants it.
+MakeRenderRay ray_maker(const FrameRequest& r, const DistortionMap& distortion) {
     return {r.camera,        r.pose,
             r.box,           r.crop,
             r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
             r.near_distance, r.snap_to_pixel_centers,
-            r.blur,          r.motion};
+            r.blur,          r.motion,
+            distortion};
 }
 
 } // namespace
@@ -61,9 +63,14 @@ FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix
     r.space = color_space;
     r.rgb_activation = nerf.rgb_activation;
     r.density_activation = nerf.density_activation;
+    r.distortion_map = render_with_lens_distortion;
     r.image = appearance.image;
     r.extra_dims = extra_dims_of(appearance);
     return r;
+}
+
+DistortionMap Testbed::distortion_of(const FrameRequest& r) const {
+    return r.distortion_map ? engine_->corrections().distortion_map() : DistortionMap{};
 }
 
 SharedArray Testbed::new_array(size_t n, Placement where) const {
@@ -158,7 +165,7 @@ SharedArray Testbed::render(int width, int height, int spp, bool linear, SharedA
         if (render_ground_truth)
             render_training_image(request.camera, pixels.data());
         else if (request.shows.mode == RenderMode::Distortion)
-            for_each_pixel(int64_t(n_pixels), ShowDistortion{request.camera, request.pose, pixels.data()});
+            for_each_pixel(int64_t(n_pixels), ShowDistortion{request.camera, request.pose, distortion_of(request), pixels.data()});
         else
             render_slice(request, pixels.data());
         for_each_pixel(int64_t(n_pixels), FinishPixel{display, pixels.data(), rgba.data(), depths});
@@ -176,8 +183,8 @@ void Testbed::render_training_image(const CameraModel& model, FramePixel* pixels
     int view = nerf.find_closest_training_view(camera.matrix);
     // Views may share a pose: then the one that was asked for last.
     if (training_view_ < int(data.images.size()))
-        if (const ViewRecord &a = data.record.views[size_t(training_view_)], &b = data.record.views[size_t(view)];
-            a.start.position == b.start.position && a.start.forward == b.start.forward)
+        if (const CameraMatrix a = view_pose(training_view_, ViewTime::Center), b = view_pose(view, ViewTime::Center);
+            a.position == b.position && a.forward == b.forward)
             view = training_view_;
     const ImageView& image = data.images[size_t(view)];
     if (image.device != host_memory)
@@ -186,7 +193,7 @@ void Testbed::render_training_image(const CameraModel& model, FramePixel* pixels
     const int axis = camera.fov_axis;
     const float scale = float(axis == 0 ? image.width : image.height) / float(axis == 0 ? model.width : model.height);
     for_each_pixel(int64_t(model.width) * model.height,
-                   ShowTrainingImage{image, data.record.views[size_t(view)].camera, model, scale / camera.zoom,
+                   ShowTrainingImage{image, camera_model(view), model, scale / camera.zoom,
                                      splat3(1.0f), color_space, pixels});
 }
 
@@ -202,10 +209,11 @@ void Testbed::render_slice(const FrameRequest& r, FramePixel* pixels) {
     ngp_space.from_mitsuba = true;
     const FieldQuery query{ngp_space, r.box, false, r.rgb_activation, r.density_activation, r.extra_dims.data()};
     const float distance = r.blur.focus_distance;
+    const MakeRenderRay make = ray_maker(r, distortion_of(r));
     for (int64_t first = 0; first < n_pixels; first += slice_points)
         for (int sample = 0; sample < r.spp; ++sample) {
             const int64_t n = std::min(slice_points, n_pixels - first);
-            for_each_pixel(n, PlaceSlicePoint{ray_maker(r), distance, first, sample, points.data(), directions.data()});
+            for_each_pixel(n, PlaceSlicePoint{make, distance, first, sample, points.data(), directions.data()});
             engine_->query(query, points.data(), directions.data(), n, rgb.data(), density.data(), Placement::Host);
             for_each_pixel(n, AddSlicePoint{r.add_ray(), distance, 1.0f / float(r.spp), points.data(), rgb.data(),
                                             density.data(), pixels + first});
@@ -222,6 +230,7 @@ ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, cons
     FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), spp, appearance);
     r.space = ColorSpace::Linear;
     r.normals = channels.normal;
+    r.gain = exposure_gain(appearance.image);
     const size_t n = size_t(model.width) * size_t(model.height);
     ChannelImages out;
     out.width = model.width;
@@ -242,7 +251,7 @@ RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const Camer
     check_camera(model, "camera");
     ensure_network();
     const FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), 1);
-    const MakeRenderRay make = ray_maker(r);
+    const MakeRenderRay make = ray_maker(r, distortion_of(r));
     RayMarcher march = make(x, y, 0);
     const float to_world = 1.0f / world().scale;
     RaySamples s{world().point_to_world(march.origin), world().direction_to_world(march.direction), {}, {}};
@@ -263,7 +272,8 @@ QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_
     QueryResult out;
     out.density = new_array(size_t(n), where);
     if (directions) out.rgb = new_array(3 * size_t(n), where);
-    engine_->query({world(), aabb, occupancy, nerf.rgb_activation, nerf.density_activation, extra_dims.data()},
+    engine_->query({world(), aabb, occupancy, nerf.rgb_activation, nerf.density_activation, extra_dims.data(),
+                    exposure_gain(appearance.image), nerf.training.linear_colors},
                    positions, directions, n, out.rgb.data(), out.density.data(), where);
     note_device_bytes();
     return out;
@@ -293,16 +303,13 @@ void Testbed::set_nerf_camera_matrix(const CameraMatrix& camera_to_world) {
 
 void Testbed::set_camera_to_training_view(int view) {
     Lock lock(mutex_);
-    const auto& views = nerf.training.dataset->record.views;
-    if (view < 0 || view >= int(views.size()))
-        fail("training view ", view, " does not exist; there are ", views.size());
-    const ViewRecord& v = views[view];
-    const float along = float(camera.fov_axis == 0 ? v.camera.width : v.camera.height);
-    camera.matrix = v.start;
-    camera.relative_focal_length = v.camera.focal * (1.0f / along);
-    camera.screen_center = Vec2{1, 1} - v.camera.principal;
+    const CameraModel model = camera_model(view);
+    const float along = float(camera.fov_axis == 0 ? model.width : model.height);
+    camera.matrix = view_pose(view, ViewTime::Center);
+    camera.relative_focal_length = model.focal * (1.0f / along);
+    camera.screen_center = Vec2{1, 1} - model.principal;
     // As instant-ngp does; by itself, it changes nothing that render() shows (specification B3).
-    render_lens = view_lens_ = v.camera.lens;
+    render_lens = view_lens_ = model.lens;
     lens_is_set_ = false;
     render_with_lens_distortion = true;
     training_view_ = view;
@@ -328,13 +335,6 @@ void Testbed::set_fov_xy(Vec2 angle) {
     if (!(angle.x > 0 && angle.x < 180 && angle.y > 0 && angle.y < 180))
         fail("a field of view of (", angle.x, ", ", angle.y, ") degrees; both must be above 0 and below 180");
     camera.relative_focal_length = {0.5f / std::tan(0.5f * radians(angle.x)), 0.5f / std::tan(0.5f * radians(angle.y))};
-}
-
-std::vector<CameraMatrix> Testbed::cameras() const {
-    Lock lock(mutex_);
-    std::vector<CameraMatrix> result;
-    for (const ViewRecord& v : nerf.training.dataset->record.views) result.push_back(world().camera_to_world(v.start));
-    return result;
 }
 
 } // namespace ngp

@@ -137,34 +137,6 @@ void set_image(NerfTraining& t, int frame_idx, const py::object& img, const py::
     t.dataset->set_image(frame_idx, image.view, image.owner);
 }
 
-// A.10: relative principal points are given below zero, pixels above.
-float principal_of(float c, int size, const char* name) {
-    if (c < 0) return -c;
-    if (size == 0)
-        fail(name, " is in pixels, of an image that is not there yet; give -", name, "/size, or the image first");
-    return c / float(size);
-}
-
-void set_intrinsics(NerfTraining& t, int frame_idx, float fx, float fy, float cx, float cy, float k1, float k2,
-                    float p1, float p2, float k3, float k4, bool is_fisheye) {
-    CameraModel camera;
-    const auto& views = t.dataset->record.views;
-    if (frame_idx >= 0 && frame_idx < int(views.size())) camera = views[size_t(frame_idx)].camera;
-    camera.focal = {fx > 0 ? fx : fy, fy > 0 ? fy : fx};
-    camera.principal = {principal_of(cx, camera.width, "cx"), principal_of(cy, camera.height, "cy")};
-    camera.lens = {};
-    const float params[4] = {k1, k2, is_fisheye ? k3 : p1, is_fisheye ? k4 : p2};
-    if (std::any_of(params, params + 4, [](float p) { return p != 0; })) {
-        camera.lens.mode = is_fisheye ? LensMode::OpenCVFisheye : LensMode::OpenCV;
-        std::copy_n(params, 4, camera.lens.params);
-    }
-    t.dataset->set_camera(frame_idx, camera);
-}
-
-void set_extrinsics(NerfTraining& t, int frame_idx, const FloatArray& camera_to_world, bool convert_to_ngp) {
-    t.dataset->set_pose(frame_idx, to_camera(camera_to_world, "camera_to_world"), convert_to_ngp);
-}
-
 } // namespace
 
 TrainingImage image_of(const py::object& pixels, const std::string& name) {
@@ -195,17 +167,5 @@ void bind_training_images(py::class_<NerfTraining>& c) {
              "negative "
              "depth_scale: no depth. depth_scale: from its values to NGP units, so the dataset's scale times the size "
              "of "
-             "their unit in world units. Training goes on with it from the next step on.")
-        .def("set_camera_intrinsics", set_intrinsics, py::arg("frame_idx"), py::arg("fx") = 0.0f, py::arg("fy") = 0.0f,
-             py::arg("cx") = -0.5f, py::arg("cy") = -0.5f, py::arg("k1") = 0.0f, py::arg("k2") = 0.0f,
-             py::arg("p1") = 0.0f, py::arg("p2") = 0.0f, py::arg("k3") = 0.0f, py::arg("k4") = 0.0f,
-             py::arg("is_fisheye") = false,
-             "Focal length in pixels (one axis may stand for both); principal point in pixels, or, below zero, minus "
-             "its "
-             "part of the image's size; OpenCV's distortion, or that of its fisheye model.")
-        .def("set_camera_extrinsics", set_extrinsics, py::arg("frame_idx"), py::arg("camera_to_world"),
-             py::arg("convert_to_ngp") = true,
-             "camera_to_world: (3,4), in the input's frame (OpenGL axes, world units), or, without convert_to_ngp, in "
-             "NGP "
-             "space.");
+             "their unit in world units. Training goes on with it from the next step on.");
 }

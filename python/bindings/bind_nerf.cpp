@@ -1,5 +1,6 @@
 #include "images.h"
 
+#include <algorithm>
 #include <cmath>
 #include <pybind11/stl.h>
 
@@ -64,7 +65,19 @@ void bind_nerf(py::module_& m) {
             "light_dir", [](const ViewRecord& v) { return to_array(v.light_dir); },
             [](ViewRecord& v, const FloatArray& a) { v.light_dir = to_vec3(a, "light_dir"); },
             "(3,) unit, NGP space, of datasets with light directions; zero: none. Changes count from the next step "
-            "on.");
+            "on.")
+        .def_property(
+            "rolling_shutter",
+            [](const ViewRecord& v) {
+                FloatArray a(4);
+                std::copy(v.rolling_shutter, v.rolling_shutter + 4, a.mutable_data());
+                return a;
+            },
+            [](ViewRecord& v, const FloatArray& a) {
+                expect_shape(a, {4}, "rolling_shutter");
+                std::copy(a.data(), a.data() + 4, v.rolling_shutter);
+            },
+            "(4,) A, B, C, D: pose s = A + B u + C v + D tau of the way.");
 
     py::class_<NerfDataset, std::shared_ptr<NerfDataset>>(m, "NerfDataset", "NeRF training data: cameras and images.")
         .def(py::init<>())
@@ -139,7 +152,15 @@ void bind_nerf(py::module_& m) {
              "Adds a view. camera_to_world: (3,4), OpenGL axes, world units; focal_length: (2,) pixels; "
              "principal_point: "
              "(2,) relative; pixels: a TrainingImage, or its pixels alone, on the host or on the device of the Testbed "
-             "that will train on them. Set scale, offset and from_mitsuba before.");
+             "that will train on them. Set scale, offset and from_mitsuba before.")
+        .def(
+            "set_rolling_shutter",
+            [](NerfDataset& d, const FloatArray& end, const std::array<float, 4>& abcd) {
+                d.set_rolling_shutter(to_camera(end, "end"), abcd);
+            },
+            py::arg("end"), py::arg("abcd"),
+            "How the view added last moves while its image is taken: from its pose to `end`, (3,4) likewise, at "
+            "s = A + B u + C v + D tau, with u and v from 0 to 1 across the image and tau random within [0, 1].");
 
     py::class_<NerfTraining> training(m, "NerfTraining", "Options of NeRF training.");
     bind_training_images(training);
@@ -163,6 +184,7 @@ void bind_nerf(py::module_& m) {
         .def_readwrite("include_sharpness_in_error", &NerfTraining::include_sharpness_in_error,
                        "Errors count in proportion to the sharpness of the image where they are; with one of the "
                        "sample_* options.");
+    bind_camera_learning(training);
 
     py::class_<NerfSettings> settings(m, "NerfSettings", "NeRF options beyond training.");
     settings

@@ -22,7 +22,7 @@ py::tuple render_ray(const FloatArray& pose, const py::object& end, const py::tu
     const CameraModel model{{fx, fy}, {cx, cy}, lens, width, height};
     const CameraMatrix start = to_camera(pose, "pose");
     const Aabb box{splat3(-1e3f), splat3(1e3f)};
-    MakeRenderRay make{model, start, box, box, {}, {}, near_distance, false, {blur.first, blur.second}, {}};
+    MakeRenderRay make{model, start, box, box, {}, {}, near_distance, false, {blur.first, blur.second}, {}, {}};
     if (!end.is_none()) make.motion = ShutterMotion::between(start, to_camera(end.cast<FloatArray>(), "end"));
     const RayMarcher ray = make(pixel.first, pixel.second, sample);
     return py::make_tuple(to_array(ray.origin), to_array(ray.direction),

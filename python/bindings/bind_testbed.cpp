@@ -211,16 +211,6 @@ py::dict stats(const Testbed& t) {
     return d;
 }
 
-FloatArray cameras(const Testbed& t) {
-    const auto poses = t.cameras();
-    FloatArray a({py::ssize_t(poses.size()), py::ssize_t(3), py::ssize_t(4)});
-    for (size_t i = 0; i < poses.size(); ++i) {
-        const FloatArray pose = to_array(poses[i]);
-        std::copy(pose.data(), pose.data() + 12, a.mutable_data(py::ssize_t(i)));
-    }
-    return a;
-}
-
 void bind_camera(py::class_<Testbed>& c) {
     c.def_property(
          "camera_matrix", [](const Testbed& t) { return to_array(t.camera.matrix); },
@@ -255,11 +245,7 @@ void bind_camera(py::class_<Testbed>& c) {
             "set_nerf_camera_matrix",
             [](Testbed& t, const FloatArray& m) { t.set_nerf_camera_matrix(to_camera(m, "matrix")); },
             "Sets the camera from a camera-to-world matrix in the input's frame (OpenGL axes).")
-        .def("set_camera_to_training_view", &Testbed::set_camera_to_training_view,
-             "Pose, focal length and principal point of a view, for pictures of its shape. render_lens becomes the "
-             "view's lens, but is not used unless it is set.")
-        .def("reset_camera", &Testbed::reset_camera)
-        .def("cameras", cameras, "(N,3,4) poses of the training views in the input's frame.");
+        .def("reset_camera", &Testbed::reset_camera);
 }
 
 void bind_options(py::class_<Testbed>& c) {
@@ -383,6 +369,7 @@ has been set.)")
              "On a GPU, stage times are taken only while this is on: steps then run kernel by kernel.")
         .def("stats", stats, "Counters, stage times in ms (summed over `steps`), bytes held. Waits for the device.");
     bind_camera(c);
+    bind_training_cameras(c);
     bind_options(c);
     bind_latent_fits(c);
     bind_display(c);

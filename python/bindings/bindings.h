@@ -106,3 +106,7 @@ void bind_display(py::class_<ngp::Testbed>& c);
 void bind_stages(py::module_& m);
 void bind_render_stages(py::module_& m);
 void bind_model(py::module_& m);
+void bind_gradients(py::module_& m);
+// Parts of classes
+void bind_training_cameras(py::class_<ngp::Testbed>& c);
+void bind_camera_learning(py::class_<ngp::NerfTraining>& c);

@@ -27,6 +27,7 @@ PYBIND11_MODULE(_core, m) {
     bind_stages(stages);
     bind_render_stages(stages);
     bind_model(stages);
+    bind_gradients(stages);
     m.def("num_threads", &ngp::num_threads, "Threads in use: PYNGP_NUM_THREADS, or the cores this process may use.");
     m.def("available_isas", &ngp::available_isas, "Instruction sets this build and processor support, best first.");
     m.def("base_nerf_config", &ngp::base_nerf_config_json, "The base configuration of the NeRF task, as JSON text.");

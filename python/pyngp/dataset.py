@@ -28,7 +28,7 @@ FILE_KEYS = {
     "ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4", "latlong", "equirectangular", "orthographic",
     "aabb_scale", "scale", "offset", "aabb", "render_aabb", "up", "from_mitsuba", "normal_mts_args",
     "white_transparent", "black_transparent", "sharpen", "fix_premult", "enable_ray_loading", "enable_depth_loading",
-    "integer_depth_scale", "n_extra_learnable_dims",
+    "integer_depth_scale", "n_extra_learnable_dims", "rolling_shutter",
 }  # fmt: skip
 FTHETA_KEYS = ("ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4")
 # Lenses by the key whose presence asks for them, whatever its value (C.2); of several, the first here.
@@ -40,11 +40,12 @@ LENS_OF_KEY = {
 }
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye")
 FRAME_KEYS = {
-    "file_path", "transform_matrix", "sharpness", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "x_fov",
-    "y_fov", "w", "h", "cx", "cy", "depth_path", *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS, "driver_parameters",
+    "file_path", "transform_matrix", "transform_matrix_start", "transform_matrix_end", "rolling_shutter", "sharpness",
+    "camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "x_fov", "y_fov", "w", "h", "cx", "cy", "depth_path",
+    *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS, "driver_parameters",
 }  # fmt: skip
 UNUSED_KEYS = {
-    "rolling_shutter", "importance_sampling", "envmap", "transform_matrix_start", "transform_matrix_end",
+    "importance_sampling", "envmap",
 }  # fmt: skip
 MAX_EXTRA_DIMS = 256  # of latents (cpp/ngp/stages/encoding.h)
 LENSES_WITHOUT_FOCAL_LENGTH = (_core.LensMode.FTheta, _core.LensMode.LatLong, _core.LensMode.Equirectangular)
@@ -57,7 +58,11 @@ class DatasetWarning(UserWarning):
 
 @dataclass
 class Frame:
-    """One view: camera-to-world (4,4) in OpenGL axes and world units, and its image file."""
+    """One view: camera-to-world (4,4) in OpenGL axes and world units, and its image file.
+
+    With a rolling shutter, the camera moves while the image is taken (specification C.5): camera_to_world is where it
+    is at the image's centre.
+    """
 
     name: str
     file_path: str
@@ -67,6 +72,7 @@ class Frame:
     source: str  # "FILE: frame I"
     files: ImageFiles | None = None  # None: the image, and what lies beside it
     depth_scale: float = 0.0  # integer_depth_scale: from a depth map's values to world units
+    rolling_shutter: RollingShutter | None = None
     intrinsics: Intrinsics | None = None
     picture: Future[LoadedImage] | None = None  # what loading() has begun to decode
     # Of its image, once that is loaded.
@@ -76,6 +82,29 @@ class Frame:
     @property
     def image_files(self) -> ImageFiles:
         return self.files or ImageFiles.of(self.image_path, self.image_path)
+
+
+@dataclass
+class RollingShutter:
+    """Poses (4,4) between which a camera moves, and how: at s = A + B u + C v + D tau, u and v from 0 to 1."""
+
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    abcd: tuple[float, float, float, float]
+
+    def pose_at(self, share: float) -> NDArray[np.float64]:
+        """The pose (4,4) at s: rotation by slerp, position by lerp."""
+        pose = np.eye(4)
+        pose[:3, 3] = self.start[:3, 3] + share * (self.end[:3, 3] - self.start[:3, 3])
+        turn = rotation_vector(self.end[:3, :3] @ self.start[:3, :3].T)
+        pose[:3, :3] = rotation_matrix(share * turn) @ self.start[:3, :3]
+        return pose
+
+    @property
+    def center(self) -> NDArray[np.float64]:
+        """The pose (4,4) at the image's centre and tau = 0."""
+        a, b, c, _ = self.abcd
+        return self.pose_at(a + 0.5 * (b + c))
 
 
 @dataclass
@@ -195,20 +224,13 @@ def _vector(keys: dict[str, Any], key: str, source: str) -> tuple[float, float, 
     return vector  # type: ignore[return-value]
 
 
-def _pose(keys: dict[str, Any], source: str) -> NDArray[np.float64]:
-    if "transform_matrix" not in keys:
-        if "transform_matrix_start" in keys:
-            raise RuntimeError(
-                f"{source}: rolling shutter (transform_matrix_start/_end) is not supported yet; "
-                "give one transform_matrix"
-            )
-        raise RuntimeError(f"{source}: transform_matrix is missing")
+def _matrix(keys: dict[str, Any], key: str, source: str) -> NDArray[np.float64]:
     try:
-        matrix = np.array(keys["transform_matrix"], dtype=np.float64)
+        matrix = np.array(keys[key], dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
-        raise RuntimeError(f"{source}: transform_matrix must be 4x4 or 3x4 finite numbers")
+        raise RuntimeError(f"{source}: {key} must be 4x4 or 3x4 finite numbers")
     pose = np.eye(4)
     pose[:3] = matrix[:3]
     return pose
@@ -219,6 +241,55 @@ def _depth_path(keys: dict[str, Any], folder: Path, source: str) -> Path | None:
     if name is not None and (not isinstance(name, str) or not name):
         raise RuntimeError(f"{source}: depth_path is {_shown(name)}; it must be the name of a file")
     return None if name is None else folder / name.replace("\\", "/")
+
+
+def _pose(keys: dict[str, Any], source: str) -> tuple[NDArray[np.float64], RollingShutter | None]:
+    """The pose, and how it moves (C.3). `keys` are the frame's, with the file's rolling_shutter if it has none."""
+    if "transform_matrix" in keys:
+        return _matrix(keys, "transform_matrix", source), None
+    if "transform_matrix_start" not in keys:
+        raise RuntimeError(f"{source}: transform_matrix is missing")
+    start = _matrix(keys, "transform_matrix_start", source)
+    if "transform_matrix_end" not in keys:
+        return start, None
+    end = _matrix(keys, "transform_matrix_end", source)
+    values = keys.get("rolling_shutter", [0.0])
+    try:
+        abcd = [_number({"rolling_shutter": v}, "rolling_shutter", source) for v in values]
+    except (TypeError, RuntimeError):
+        abcd = []
+    if None in abcd or not ("rolling_shutter" not in keys or 3 <= len(abcd) <= 4):
+        raise RuntimeError(f"{source}: rolling_shutter is {_shown(values)}; it must be [A, B, C] or [A, B, C, D]")
+    if not any(abcd) or (start == end).all():
+        return start, None
+    abcd += [0.0] * (4 - len(abcd))
+    shutter = RollingShutter(start, end, tuple(abcd))  # type: ignore[arg-type]
+    for pose, key in ((start, "transform_matrix_start"), (end, "transform_matrix_end")):
+        if not np.linalg.det(pose[:3, :3]) > 1e-9:
+            raise RuntimeError(f"{source}: {key} is not a camera pose (its rotation mirrors or is singular)")
+    return shutter.center, shutter
+
+
+def rotation_vector(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Axis times angle (3,) of the rotation closest to a matrix (3,3); the angle is at most pi."""
+    u, _, vt = np.linalg.svd(matrix)
+    r = u @ vt
+    axis = np.array([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]])
+    sine, cosine = 0.5 * np.linalg.norm(axis), 0.5 * (np.trace(r) - 1.0)
+    angle = np.arctan2(sine, cosine)
+    if sine > 1e-6 or angle < 1.0:
+        return axis * (0.5 * angle / sine if sine > 1e-12 else 0.5)
+    # Half a turn: the axis is an eigenvector.
+    values, vectors = np.linalg.eigh(0.5 * (r + r.T))
+    return vectors[:, int(np.argmax(values))] * angle
+
+
+def rotation_matrix(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation (3,3) about a vector (3,) by its length in radians (Rodrigues' formula)."""
+    angle = float(np.linalg.norm(vector))
+    x, y, z = vector / angle if angle > 0.0 else vector
+    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + math.sin(angle) * k + (1.0 - math.cos(angle)) * (k @ k)
 
 
 def _natural_key(text: str) -> list[Any]:
@@ -446,8 +517,11 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
         merged |= {k: v for k, v in entry.items() if k in FRAME_KEYS}
         image_path = _resolve_image(path.parent, name)
         files = scene.images.files(image_path, path.parent / name, _depth_path(merged, path.parent, where))
-        frame = Frame(Path(name).name, name, image_path, _pose(entry, where), merged, where, files)
+        shutter_keys = {k: shared[k] for k in ("rolling_shutter",) if k in shared} | entry
+        pose, shutter = _pose(shutter_keys, where)
+        frame = Frame(Path(name).name, name, image_path, pose, merged, where, files)
         frame.depth_scale = scene.images.integer_depth_scale
+        frame.rolling_shutter = shutter
         frames.append(frame)
     frames.sort(key=lambda f: _natural_key(f.file_path))
     if (limit := _number(keys, "n_frames", source)) is not None:
@@ -579,7 +653,8 @@ def build_dataset(scene: Scene, progress: Callable[[int, int], None] | None = No
     for n, (frame, image) in enumerate(zip(scene.frames, images, strict=True)):
         i = frame.intrinsics
         assert i is not None
-        pose = frame.camera_to_world[:3].astype(np.float32)
+        shutter = frame.rolling_shutter
+        pose = (shutter.start if shutter else frame.camera_to_world)[:3].astype(np.float32)
         training_image = _core.TrainingImage(
             image.pixels,
             premultiplied=image.premultiplied,
@@ -592,4 +667,6 @@ def build_dataset(scene: Scene, progress: Callable[[int, int], None] | None = No
         dataset.add_view(frame.file_path, pose, i.focal_length, i.principal_point, i.lens, training_image)
         if (light := light_direction_of(frame)) is not None:
             dataset.set_light_dir(n, light)
+        if shutter:
+            dataset.set_rolling_shutter(shutter.end[:3].astype(np.float32), shutter.abcd)
     return dataset

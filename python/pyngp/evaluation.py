@@ -36,15 +36,20 @@ class Evaluation:
 
 @contextmanager
 def evaluation_settings(testbed: Testbed) -> Iterator[None]:
-    """One ray through each pixel centre, followed until 1e-4 shines through; restored afterwards."""
+    """One ray through each pixel centre, followed until 1e-4 shines through; restored afterwards.
+
+    Test views are taken to have the training views' lens, with what was learned about its distortion.
+    """
     snap, least = testbed.snap_to_pixel_centers, testbed.nerf.render_min_transmittance
-    testbed.snap_to_pixel_centers = True
+    bent = testbed.render_with_lens_distortion
+    testbed.snap_to_pixel_centers = testbed.render_with_lens_distortion = True
     testbed.nerf.render_min_transmittance = EVALUATION_MIN_TRANSMITTANCE
     try:
         yield
     finally:
         testbed.snap_to_pixel_centers = snap
         testbed.nerf.render_min_transmittance = least
+        testbed.render_with_lens_distortion = bent
 
 
 def render_frame(

@@ -146,6 +146,8 @@ class Testbed(_core.Testbed):
         depths: OneAnImage = None,
         n_extra_learnable_dims: int = 0,
         light_directions: ArrayLike | None = None,
+        cameras_end: ArrayLike | None = None,
+        rolling_shutter: ArrayLike | None = None,
     ) -> None:
         """Training data from arrays.
 
@@ -161,6 +163,9 @@ class Testbed(_core.Testbed):
             units, as render_channels() gives it; where it is not finite or not above 0, it is unknown. (FTheta and
             360 degree lenses: distance from the camera.) nerf.training.depth_supervision_lambda is their weight.
         scale, offset, aabb_scale: NGP space = world * scale + offset; the scene box is a cube of side aabb_scale there.
+        cameras_end, rolling_shutter: cameras that move while an image is taken: poses like `cameras`, and (A, B, C) or
+            (A, B, C, D), for all or one an image. A pixel is seen from s = A + B u + C v + D tau of the way, with u and
+            v from 0 to 1 across the image and tau random within [0, 1]; (0, 0, 1) reads rows from top to bottom.
 
         n_extra_learnable_dims: values of a latent of each image's own, learned with the field; 0: none.
         light_directions: (N,3), world frame, of any length: what lights each image, an input of the field. Then there
@@ -183,6 +188,7 @@ class Testbed(_core.Testbed):
         lights = None if light_directions is None else np.asarray(light_directions, np.float32)
         if lights is not None and lights.shape != (len(pictures), 3):
             raise ValueError(f"light_directions must have shape ({len(pictures)}, 3), not {lights.shape}")
+        motions = self._motions(cameras_end, rolling_shutter, poses)
         dataset = _core.NerfDataset()
         dataset.n_extra_learnable_dims = n_extra_learnable_dims
         dataset.scale, dataset.offset, dataset.aabb_scale = (
@@ -197,7 +203,28 @@ class Testbed(_core.Testbed):
             dataset.add_view(f"image {i}", pose[:3], (fl_x, fl_y), center, lens or _core.Lens(), image)
             if lights is not None:
                 dataset.set_light_dir(i, lights[i])
+            if motions is not None:
+                dataset.set_rolling_shutter(motions[0][i, :3], motions[1][i])
         self.set_dataset(dataset)
+
+    @staticmethod
+    def _motions(
+        ends: ArrayLike | None, rolling_shutter: ArrayLike | None, poses: FloatArray
+    ) -> tuple[FloatArray, FloatArray] | None:
+        """Where cameras end, and (N,4) A, B, C, D."""
+        if ends is None and rolling_shutter is None:
+            return None
+        if ends is None or rolling_shutter is None:
+            raise ValueError("cameras_end and rolling_shutter belong together; give both or neither")
+        last, n = np.asarray(ends, np.float32), len(poses)
+        if last.ndim != 3 or last.shape[0] != n or last.shape[1:] not in ((3, 4), (4, 4)):
+            raise ValueError(f"cameras_end must have shape ({n}, 3, 4), not {last.shape}")
+        abcd = np.asarray(rolling_shutter, np.float32)
+        if abcd.ndim == 1:
+            abcd = np.tile(abcd, (n, 1))
+        if abcd.ndim != 2 or len(abcd) != n or abcd.shape[1] not in (3, 4):
+            raise ValueError(f"rolling_shutter must have 3 or 4 values, or {n} times that, not shape {abcd.shape}")
+        return last, np.pad(abcd, ((0, 0), (0, 4 - abcd.shape[1])))
 
     def _pictures(self, images: AnyArray | Sequence[AnyArray]) -> list[Any]:
         """Images one by one, as NumPy arrays; those that lie on the device as copies there."""
@@ -379,6 +406,7 @@ class Testbed(_core.Testbed):
         image: training view whose latent or light direction the picture gets; or latent: the values themselves, as
         fit_latent() gives them; or light_direction: (3,), world frame, of any length. Without, it is what
         nerf.set_rendering_extra_dims() and the like chose, training view 0 at first.
+        With an image, rgb is as that training image shows the scene, at its learned exposure; else at the mean one.
 
         out: "numpy", or, on a GPU, "device": DeviceArrays there, which PyTorch, CuPy and JAX take without a copy.
         """
@@ -437,7 +465,7 @@ class Testbed(_core.Testbed):
         Returns density (N,) per world unit of length; with unit directions (N,3) along the ray, (rgb, density) with
         rgb (N,3) as the network composites it (sRGB unless nerf.training.linear_colors). Zero outside the scene
         box, and with occupancy=True also in cells that the occupancy grid holds empty. `image`, `latent` and
-        `light_direction` are as in render_channels(); models that have none of them ignore `image`.
+        `light_direction` are as in render_channels(): an image's learned exposure counts, too.
 
         Results are float32 NumPy arrays. On a GPU, positions and directions may also be float32, C-contiguous arrays
         that lie there (DLPack or __cuda_array_interface__); then so do the results, as DeviceArrays. Raises ValueError
@@ -489,17 +517,32 @@ class Testbed(_core.Testbed):
         return latent
 
     def export_cameras(self, path: PathLike) -> None:
-        """Writes the training views' cameras, in the input's frame, as a transforms-style JSON file."""
+        """Writes the training views' cameras, in the input's frame, as a transforms-style JSON file.
+
+        Poses and focal lengths as they have been learned; a learned lens distortion under the key `distortion_map`
+        (see Testbed.distortion_map), which load_training_data does not read.
+        """
         frames = []
-        for pose, view in zip(self.cameras(), self.nerf.training.dataset.metadata, strict=True):
-            matrix = np.vstack([pose.astype(np.float64), [0, 0, 0, 1]]).tolist()
-            fl_x, fl_y = view.focal_length.tolist()
+        poses = [self.cameras(at) for at in ("start", "end")]
+        learned = self.camera_intrinsics()
+        for i, view in enumerate(self.nerf.training.dataset.metadata):
+            start, end, intrinsics = poses[0][i], poses[1][i], learned[i]
+            matrices = [np.vstack([pose.astype(np.float64), [0, 0, 0, 1]]).tolist() for pose in (start, end)]
+            fl_x, fl_y = intrinsics[:2].tolist()
             # w and h are what an FTheta lens is for, too, and the principal point relates to them.
             ftheta = view.lens.mode == _core.LensMode.FTheta
             size = np.asarray(view.lens.params[5:7] if ftheta else view.resolution, np.float64)
             width, height = (int(s) if s == int(s) else s for s in size.tolist())
             cx, cy = (view.principal_point * size).tolist()
-            frame = {"file_path": view.path, "transform_matrix": matrix, "w": width, "h": height}
-            frame |= {"fl_x": fl_x, "fl_y": fl_y, "cx": cx, "cy": cy}
+            frame: dict[str, Any] = {"file_path": view.path}
+            if view.rolling_shutter.any() and not np.array_equal(start, end):
+                frame |= {"transform_matrix_start": matrices[0], "transform_matrix_end": matrices[1]}
+                frame["rolling_shutter"] = view.rolling_shutter.tolist()
+            else:
+                frame["transform_matrix"] = matrices[0]
+            frame |= {"w": width, "h": height, "fl_x": fl_x, "fl_y": fl_y, "cx": cx, "cy": cy}
             frames.append(frame | lens_keys(view.lens))
-        Path(path).write_text(json.dumps({"frames": frames}, indent=1), encoding="utf-8")
+        document: dict[str, Any] = {"frames": frames}
+        if (offsets := self.distortion_map()) is not None:
+            document["distortion_map"] = np.asarray(offsets).tolist()
+        Path(path).write_text(json.dumps(document, indent=1), encoding="utf-8")

@@ -41,6 +41,14 @@ struct MlpConfig {
     int padding = 16;        // widths are padded to a multiple: 16 (FullyFusedMLP) or 8 (CutlassMLP)
 };
 
+// The learned lens distortion map (E.1), and its optimizer; decay counts training steps.
+struct DistortionMapConfig {
+    int width = 32, height = 32;
+    float learning_rate = 1e-4f, beta1 = 0.9f, beta2 = 0.99f, epsilon = 1e-8f;
+    int decay_start = 10000, decay_interval = 5000, decay_end = 25000;
+    float decay_base = 0.33f;
+};
+
 struct NetworkConfig {
     std::vector<EncodingConfig> position_encoding, direction_encoding; // parts of a composite, in order
     MlpConfig density_mlp, rgb_mlp;
@@ -48,6 +56,7 @@ struct NetworkConfig {
     // their own (cuda/training.cuh).
     LossType loss = LossType::Huber;
     AdamSettings optimizer;
+    DistortionMapConfig distortion_map;
     std::string json; // the resolved document that this was read from; kept in snapshots
 };
 

@@ -65,12 +65,18 @@ void encode_direction(const NerfModelView& model, Vec3 d, int64_t k, float* out)
     encode_analytic(*model.direction, DirectionInput(model, d, k).x, out);
 }
 
-// Gradient with respect to the extra dimensions, given that of the encoded direction.
-void extra_dims_gradient(const NerfModelView& model, Vec3 d, int64_t k, const float* d_encoded, float* d_extra) {
-    float gradient[3 + max_extra_dims];
-    analytic_gradient(*model.direction, DirectionInput(model, d, k).x, d_encoded, gradient);
-    memcpy(d_extra, gradient + 3, size_t(model.n_extra_dims()) * sizeof(float));
-}
+// Gradient with respect to a direction and the extra dimensions, given that of what they are encoded as.
+struct DirectionGradient {
+    float x[3 + max_extra_dims]; // of DirectionInput
+    int n_extra_dims;
+
+    DirectionGradient(const NerfModelView& model, Vec3 d, int64_t k, const float* d_encoded)
+        : n_extra_dims(model.n_extra_dims()) {
+        analytic_gradient(*model.direction, DirectionInput(model, d, k).x, d_encoded, x);
+    }
+    Vec3 direction() const { return Vec3{x[0], x[1], x[2]} * 0.5f; }
+    void store_extra_dims(float* to) const { memcpy(to, x + 3, size_t(n_extra_dims) * sizeof(float)); }
+};
 
 RawSample raw_sample(const Activations& a, int s) {
     const float* rgb = a.rgb.output + s * a.rgb.output_stride;
@@ -133,12 +139,13 @@ void store_gradients(const EncodingShape& shape, GradientTiles& tiles, const Pos
 }
 
 // Backward of a tile whose activations are in `a` and upstream gradients in workspace.d_output (rgb, rows of 16) and
-// d_density. `max_level`: of each sample, or null. Where gradients of the extra dimensions are wanted, those of the
-// encoded directions are left in workspace.d_encoding, after the density network's outputs.
+// d_density. `max_level`: of each sample, or null. Where gradients of rays or of the extra dimensions are wanted, those
+// of the encoded directions are left in workspace.d_encoding, after the density network's outputs.
 void backward_tile(const NerfModelView& model, const PositionTile& p, const Activations& a, const float* d_density,
                    int n, NerfWorkspace& w, TrainChunk& results, const float* max_level = nullptr) {
     const int rgb_in = a.rgb.input_stride[0], enc = a.density.input_stride[0], n_geo = model.density.shape.n_out;
-    const int wanted = n_geo + (results.d_extra_dims ? model.direction->n_out_padded : 0);
+    const bool of_directions = results.d_extra_dims || results.ray_gradients; // gradients of what is encoded there
+    const int wanted = n_geo + (of_directions ? model.direction->n_out_padded : 0);
     mlp_backward(weights_of(model.rgb), a.rgb,
                  {w.d_output, 16, 3, results.rgb_gradient, w.d_encoding, rgb_in, wanted, {w.scratch[0], w.scratch[1]}},
                  n);
@@ -256,6 +263,7 @@ class TileGatherer {
             copy_floats(w_.tile[k] + n_ * w_.stride[k], w_.layer[k] + row * w_.stride[k], w_.stride[k]);
         set_position(tile_, n_, c_.model->box, scale_, ray.march.position(t));
         max_level_[n_] = ray.max_level;
+        t_[n_] = t;
         float* out = w_.d_output + n_ * 16;
         out[0] = d.rgb[0], out[1] = d.rgb[1], out[2] = d.rgb[2];
         d_density_[n_] = d.density;
@@ -265,11 +273,13 @@ class TileGatherer {
         if (n_ == 0) return;
         pad_positions(tile_, n_);
         backward_tile(*c_.model, tile_, a_, d_density_, n_, w_, c_, c_.sample.random_levels ? max_level_ : nullptr);
-        if (c_.d_extra_dims) add_direction_gradients();
+        if (c_.d_extra_dims || c_.ray_gradients) add_direction_gradients();
+        if (c_.ray_gradients) add_to_rays();
         n_ = 0;
     }
 
   private:
+    // Of each ray, sums over samples of the gradients of the encoded direction, which all its samples share.
     void add_direction_gradients() {
         const int stride = a_.rgb.input_stride[0], width = c_.model->direction->n_out_padded;
         for (int s = 0; s < n_; ++s) {
@@ -279,23 +289,44 @@ class TileGatherer {
         }
     }
 
+    // Samples move with their ray: dL/d(origin) = sum of dL/d(position), dL/d(direction) = sum of t times that, plus
+    // what the colours' dependence on the direction gives, which store_direction_gradients() adds.
+    void add_to_rays() {
+        const NerfModelView& model = *c_.model;
+        const int stride = a_.density.input_stride[0];
+        PositionTile gradient;
+        float finest[tile_size];
+        for (int s = 0; s < n_; ++s) finest[s] = c_.finest_scale;
+        position_gradient(*model.position, model.encoding_params, tile_, n_, w_.d_input, stride, finest, gradient);
+        for (int s = 0; s < n_; ++s) {
+            const Vec3 g = Vec3{gradient.axis[0][s], gradient.axis[1][s], gradient.axis[2][s]} * scale_;
+            RayGradient& ray = c_.ray_gradients[ray_[s]];
+            ray.origin += g;
+            ray.direction += g * t_[s];
+        }
+    }
+
     TrainChunk& c_;
     NerfWorkspace& w_;
     Activations a_;
     Vec3 scale_;
     PositionTile tile_;
-    float d_density_[tile_size], max_level_[tile_size];
+    float d_density_[tile_size], max_level_[tile_size], t_[tile_size];
     int ray_[tile_size];
     int n_ = 0;
 };
 
-// Gradients of the extra dimensions, ray by ray, from the sums that TileGatherer left.
-void store_extra_dims_gradients(const TrainChunk& c, const NerfWorkspace& w) {
-    const int n = c.model->n_extra_dims(), stride = pad16(c.model->direction->n_out_padded);
+// Gradients of the direction and of the extra dimensions, ray by ray, from the sums that TileGatherer left. That of the
+// direction is added to what ray_gradients holds.
+void store_direction_gradients(const TrainChunk& c, const NerfWorkspace& w) {
+    const NerfModelView& model = *c.model;
+    const int n = model.n_extra_dims(), stride = pad16(model.direction->n_out_padded);
     for (int i = 0; i < c.n_rays; ++i) {
         const TrainingRay& ray = w.rays[i];
-        extra_dims_gradient(*c.model, ray.march.direction, ray.view, w.d_direction + i * stride,
-                            c.d_extra_dims + (c.first_ray + i) * n);
+        const DirectionGradient g(model, ray.march.direction, ray.view, w.d_direction + i * stride);
+        if (c.ray_gradients) c.ray_gradients[i].direction += g.direction();
+        if (!c.d_extra_dims) continue;
+        g.store_extra_dims(c.d_extra_dims + (c.first_ray + i) * n);
         c.view_of_ray[c.first_ray + i] = ray.view;
     }
 }
@@ -329,9 +360,10 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
     }
     c.evaluated += row;
 
-    const CompositeAndLoss composite{c.composite,         w.rays,  w.raw,   w.dt,  w.t,
-                                     max_samples_per_ray, w.count, w.d_raw, w.loss};
-    if (c.d_extra_dims) memset(w.d_direction, 0, size_t(c.n_rays) * size_t(dir_stride) * sizeof(float));
+    const CompositeAndLoss composite{c.composite,         w.rays,  w.raw,   w.dt,   w.t,
+                                     max_samples_per_ray, w.count, w.d_raw, w.loss, c.d_color};
+    const bool of_directions = c.d_extra_dims || c.ray_gradients;
+    if (of_directions) memset(w.d_direction, 0, size_t(c.n_rays) * size_t(dir_stride) * sizeof(float));
     TileGatherer gather(c, w);
     for (int i = 0; i < c.n_rays; ++i) {
         composite(i);
@@ -345,7 +377,7 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
         }
     }
     gather.flush();
-    if (c.d_extra_dims) store_extra_dims_gradients(c, w);
+    if (of_directions) store_direction_gradients(c, w);
 }
 
 void scatter(const EncodingPart& part, int level, const GradientTiles& tiles, float* gradient, uint32_t first,
@@ -549,8 +581,8 @@ void forward_backward(const NerfModelView& model, const Vec3* positions, const V
         backward_tile(model, tile, a, d_density, m, w, results);
         const float* d_direction = w.d_encoding + model.density.shape.n_out;
         for (int s = 0; results.d_extra_dims && s < m; ++s)
-            extra_dims_gradient(model, directions[begin + s], begin + s, d_direction + s * a.rgb.input_stride[0],
-                                results.d_extra_dims + (begin + s) * model.n_extra_dims());
+            DirectionGradient(model, directions[begin + s], begin + s, d_direction + s * a.rgb.input_stride[0])
+                .store_extra_dims(results.d_extra_dims + (begin + s) * model.n_extra_dims());
     }
 }
 

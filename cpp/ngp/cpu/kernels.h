@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ngp/formulas/adam_update.h>
+#include <ngp/stages/camera_gradient.h>
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
@@ -64,7 +65,7 @@ struct NerfWorkspace {
     float* loss = nullptr;
     float* transmittance = nullptr;
     float* direction = nullptr;   // encoded, pad16(direction outputs) apart
-    float* d_direction = nullptr; // gradient of that, with extra dimensions
+    float* d_direction = nullptr; // gradient of that
     // Makes room for at least `rows` rows, keeping the contents.
     void (*grow)(NerfWorkspace&, int64_t rows) = nullptr;
     void* owner = nullptr;
@@ -101,6 +102,10 @@ struct TrainChunk {
     float* d_extra_dims = nullptr;
     int32_t* view_of_ray = nullptr;
     bool only_extra_dims = false; // no gradients besides those; the pointers below to them may be null
+    // Gradients of the rays and of their composited colours, ray i at i - first_ray; null: not wanted
+    RayGradient* ray_gradients = nullptr;
+    float finest_scale = FLT_MAX; // grid levels but the first with more cells along the box are constant to them
+    Vec3* d_color = nullptr;
     // Results, added to what is there
     float* density_gradient = nullptr; // packed
     float* rgb_gradient = nullptr;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <ngp/core/config.h>
 #include <ngp/core/memory.h>
+#include <ngp/stages/camera_optimizer.h>
 #include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/error_map.h>
@@ -58,6 +59,7 @@ struct NerfTrainOptions {
     bool train_encoding = true, train_network = true;
     DepthSupervision depth;
     bool train_view_inputs = false; // per-image latents
+    CameraLearning cameras;
 
     bool operator==(const NerfTrainOptions&) const = default;
 };
@@ -87,6 +89,8 @@ struct FrameRequest {
     int visualized_layer = 0, visualized_dimension = -1;
     int image = -1;                // training view whose appearance the picture has; -1: none in particular
     std::vector<float> extra_dims; // of the model, which rays get besides their direction (ViewInputs)
+    bool distortion_map = false; // through the learned one
+    Vec3 gain{1, 1, 1};          // of the rgb channel
 
     AddRay add_ray() const { return {shows, linear_colors, space, near_distance}; }
 };
@@ -126,6 +130,9 @@ class NerfEngine {
     // Views, whose pixels are in host memory or on the engine's device, must stay valid until replaced. Changing
     // aabb_scale needs a new network.
     virtual void set_views(std::vector<TrainingView> views) = 0;
+    // Learned corrections of their cameras. Views are given without them.
+    virtual const CameraCorrections& corrections() const = 0;
+    virtual void set_corrections(const CameraCorrections& corrections) = 0;
     // New network: parameters from `seed`, training from step 0.
     // `n_extra_dims`: of each view's inputs; set_view_inputs() must follow if there are any.
     virtual void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) = 0;

@@ -80,9 +80,15 @@ class CpuModel {
 class CpuNerfEngine final : public NerfEngine {
   public:
     void set_views(std::vector<TrainingView> views) override {
-        views_ = std::move(views);
+        given_views_ = std::move(views);
+        correct_views();
         state_.n_images_seen = 0; // other cameras may see other cells
         errors_.reset();
+    }
+    const CameraCorrections& corrections() const override { return cameras_.corrections(); }
+    void set_corrections(const CameraCorrections& corrections) override {
+        cameras_.set_corrections(corrections);
+        correct_views();
     }
 
     void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) override {
@@ -93,6 +99,7 @@ class CpuNerfEngine final : public NerfEngine {
         workspaces_.clear();
         shape_ = shape;
         settings_ = config.optimizer;
+        cameras_.reset(config.distortion_map);
         seed_ = seed;
         n_cascades_ = n_cascades;
         model_.reset(shape_, aabb_scale);
@@ -122,6 +129,13 @@ class CpuNerfEngine final : public NerfEngine {
         check_view_inputs();
         options_ = options;
         const StepPlan plan = plan_step(batch_size);
+        if (options.cameras.any()) {
+            cameras_.prepare(views_.size(), options.cameras);
+            ray_pixels_.resize(size_t(plan.n_rays));
+            ray_d_color_.resize(size_t(plan.n_rays));
+            camera_gradients_.resize(size_t(plan.n_rays));
+            ray_gradients_.assign(size_t(plan.n_rays), {});
+        }
         averaged_fresh_ = false;
         last_step_ = training_step(*this, plan);
         errors_.end_step(last_step_.rays);
@@ -209,6 +223,12 @@ class CpuNerfEngine final : public NerfEngine {
                 c.rgb_gradient = lane.rgb_gradient.data();
                 c.tiles = &lane.tiles;
                 if (trains_view_inputs()) view_inputs_.attach_to(c);
+                if (options_.cameras.any()) {
+                    c.sample.ray_pixels = ray_pixels_.data() + c.first_ray;
+                    c.ray_gradients = ray_gradients_.data() + c.first_ray;
+                    c.d_color = ray_d_color_.data() + c.first_ray;
+                    c.finest_scale = cameras_.finest_cells(options_.cameras) * model_.box().diag().x;
+                }
                 kernels_.train_chunk(c, workspace(worker));
                 lane.loss += c.loss;
                 lane.samples += c.samples;
@@ -244,6 +264,7 @@ class CpuNerfEngine final : public NerfEngine {
         const float scale = 1.0f / float(std::max<int64_t>(1, result_.rays));
         optimizer_.step(kernels_, params_.data(), gradient_.data(), scale, state_.step,
                         {options_.train_network, options_.train_encoding});
+        if (options_.cameras.any()) optimize_cameras();
     }
 
     StepResult result() const { return result_; }
@@ -263,7 +284,8 @@ class CpuNerfEngine final : public NerfEngine {
                                  r.near_distance,
                                  r.snap_to_pixel_centers,
                                  r.blur,
-                                 r.motion};
+                                 r.motion,
+                                 r.distortion_map ? corrections().distortion_map() : DistortionMap{}};
         const AddRay add = r.add_ray();
         std::vector<FramePixel> pixels(size_t(width) * size_t(height));
         const int tiles_x = (width + render_tile - 1) / render_tile, tiles_y = (height + render_tile - 1) / render_tile;
@@ -315,7 +337,7 @@ class CpuNerfEngine final : public NerfEngine {
     void render_channels(const FrameRequest& r, const WorldTransform& world, const ChannelPointers& channels,
                          Placement) override {
         const std::vector<FramePixel> pixels = render(r);
-        for_each(int64_t(pixels.size()), FinishChannels{world, pixels.data(), channels});
+        for_each(int64_t(pixels.size()), FinishChannels{world, pixels.data(), channels, r.gain});
     }
 
     void query(const FieldQuery& q, const Vec3* positions, const Vec3* directions, int64_t n, float* rgb,
@@ -448,13 +470,35 @@ class CpuNerfEngine final : public NerfEngine {
     NerfModelView model_view(const CpuModel& m) const {
         return m.view(options_.rgb_activation, options_.density_activation);
     }
-    SceneView scene() const { return {views_.data(), int(views_.size()), model_.box(), n_cascades_ - 1}; }
+    SceneView scene() const {
+        return {views_.data(), int(views_.size()), model_.box(), n_cascades_ - 1, corrections().distortion_map()};
+    }
+
+    void correct_views() {
+        views_ = given_views_;
+        for (size_t i = 0; i < views_.size(); ++i) views_[i] = corrected(corrections(), i, views_[i]);
+    }
+
+    // Of the rays at hand: they are drawn in order, and summed in order.
+    void optimize_cameras() {
+        for_each(result_.rays, GradientOfCamera{views_.data(), corrections().distortion_map(), ray_pixels_.data(),
+                                                ray_gradients_.data(), ray_d_color_.data(),
+                                                options_.cameras.focal_length, camera_gradients_.data()});
+        const int n_images = image_count();
+        cameras_.add(ray_pixels_.data(), camera_gradients_.data(), result_.rays, n_images);
+        const float rate = decayed_learning_rate(settings_, state_.step);
+        if (cameras_.update(options_.cameras, n_images, state_.step, rate)) correct_views();
+    }
+    int image_count() const {
+        const int n = int(views_.size());
+        return options_.n_images > 0 ? std::min(options_.n_images, n) : n;
+    }
 
     StepPlan plan_step(int64_t batch_size) {
         StepPlan p;
         p.step = state_.step;
         p.batch_size = batch_size;
-        p.n_images = options_.n_images > 0 ? std::min(options_.n_images, int(views_.size())) : int(views_.size());
+        p.n_images = image_count();
         if (state_.rays_per_batch == 0 || state_.rays_of_last_batch == 0)
             state_.rays_per_batch = int(std::max<int64_t>(8, batch_size / initial_rays_divisor));
         else if (state_.rays_of_last_batch != batch_size) // a new batch size: the same samples a ray
@@ -533,7 +577,13 @@ class CpuNerfEngine final : public NerfEngine {
     }
 
     const NerfKernels& kernels_ = cpu_kernels();
-    std::vector<TrainingView> views_;
+    std::vector<TrainingView> given_views_, views_; // views_: with corrected cameras
+    CameraOptimizer cameras_;
+    // Of a step's rays, while cameras are learned
+    std::vector<RayPixel> ray_pixels_;
+    std::vector<RayGradient> ray_gradients_;
+    std::vector<Vec3> ray_d_color_;
+    std::vector<CameraGradient> camera_gradients_;
     NerfModelShape shape_;
     AdamSettings settings_;
     uint64_t seed_ = 0;
@@ -603,8 +653,7 @@ CpuWorkspace::CpuWorkspace(const NerfModelShape& shape) {
     w.loss = allocate<float>(max_rays_per_chunk);
     w.transmittance = allocate<float>(max_rays_per_chunk);
     w.direction = allocate<float>(int64_t(max_rays_per_chunk) * pad16(shape.direction.n_out_padded));
-    if (shape.n_extra_dims() > 0)
-        w.d_direction = allocate<float>(int64_t(max_rays_per_chunk) * pad16(shape.direction.n_out_padded));
+    w.d_direction = allocate<float>(int64_t(max_rays_per_chunk) * pad16(shape.direction.n_out_padded));
     w.grow = grow;
     w.owner = this;
     rows_.resize(w.n_layers);

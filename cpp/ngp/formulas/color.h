@@ -10,8 +10,15 @@ enum class TonemapCurve : uint8_t { Identity = 0, ACES = 1, Hable = 2, Reinhard 
 
 NGP_HD float srgb_to_linear(float v) { return v <= 0.04045f ? v / 12.92f : std::pow((v + 0.055f) / 1.055f, 2.4f); }
 NGP_HD float linear_to_srgb(float v) { return v < 0.0031308f ? 12.92f * v : 1.055f * std::pow(v, 0.41666f) - 0.055f; }
+// Derivative of linear_to_srgb().
+NGP_HD float linear_to_srgb_slope(float v) {
+    return v < 0.0031308f ? 12.92f : 1.055f * 0.41666f * std::pow(v, 0.41666f - 1.0f);
+}
 NGP_HD Vec3 srgb_to_linear(Vec3 c) { return {srgb_to_linear(c.x), srgb_to_linear(c.y), srgb_to_linear(c.z)}; }
 NGP_HD Vec3 linear_to_srgb(Vec3 c) { return {linear_to_srgb(c.x), linear_to_srgb(c.y), linear_to_srgb(c.z)}; }
+NGP_HD Vec3 linear_to_srgb_slope(Vec3 c) {
+    return {linear_to_srgb_slope(c.x), linear_to_srgb_slope(c.y), linear_to_srgb_slope(c.z)};
+}
 
 NGP_HD float rational_curve(const float k[6], float x) {
     x = max_of(x, 0.0f);

@@ -65,6 +65,29 @@ NGP_HD Vec2 distortion(const Lens& lens, Vec2 v) {
     return {0, 0};
 }
 
+// Derivatives of v + distortion(v): [0] along x, [1] along y. It is symmetric.
+struct LensSlopes {
+    Vec2 x{1, 0}, y{0, 1};
+};
+NGP_HD LensSlopes distortion_slopes(const Lens& lens, Vec2 v) {
+    const float* k = lens.params;
+    const float r2 = v.x * v.x + v.y * v.y;
+    if (lens.mode == LensMode::OpenCV) {
+        const float radial = r2 * (k[0] + k[1] * r2), slope = 2.0f * (k[0] + 2.0f * k[1] * r2);
+        const float xy = v.x * v.y * slope + 2.0f * (k[2] * v.x + k[3] * v.y);
+        return {{1.0f + radial + v.x * v.x * slope + 2.0f * k[2] * v.y + 6.0f * k[3] * v.x, xy},
+                {xy, 1.0f + radial + v.y * v.y * slope + 2.0f * k[3] * v.x + 6.0f * k[2] * v.y}};
+    }
+    const float r = std::sqrt(r2);
+    if (lens.mode != LensMode::OpenCVFisheye || r < 1e-4f) return {};
+    const float theta = std::atan(r), t2 = theta * theta;
+    const float ratio = theta * (1.0f + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3])))) / r;
+    const float slope = 1.0f + t2 * (3.0f * k[0] + t2 * (5.0f * k[1] + t2 * (7.0f * k[2] + t2 * 9.0f * k[3])));
+    const float along = (slope / (1.0f + r2) - ratio) / r2; // d ratio / dr / r
+    const float xy = along * v.x * v.y;
+    return {{ratio + along * v.x * v.x, xy}, {xy, ratio + along * v.y * v.y}};
+}
+
 // Inverse of v + distortion(v) by Newton's method; Jacobian by central differences. Converges to 1e-6 within the
 // monotonic range of the polynomial; beyond it the last iterate is returned.
 NGP_HD Vec2 undistort(const Lens& lens, Vec2 distorted) {
@@ -188,10 +211,12 @@ struct CameraModel {
         return {v.x * focal.x / float(width) + principal.x, v.y * focal.y / float(height) + principal.y};
     }
 
-  private:
+    // uv as a point of the image plane at z = 1, before the lens' distortion is undone.
     NGP_HD Vec2 on_plane(Vec2 uv) const {
         return {(uv.x - principal.x) * float(width) / focal.x, (uv.y - principal.y) * float(height) / focal.y};
     }
+
+  private:
     NGP_HD Vec2 from_principal(Vec2 uv) const {
         return {(uv.x - principal.x) * lens.params[5], (uv.y - principal.y) * lens.params[6]};
     }

@@ -135,6 +135,39 @@ void read_optimizer(const Node& n, AdamSettings& s) {
         fail(n.where(), ": beta1 and beta2 must be at least 0 and below 1");
 }
 
+void read_map_optimizer(const Node& n, DistortionMapConfig& c) {
+    if (choose<OptimizerName>(n, "otype", "Adam",
+                              {{"ExponentialDecay", OptimizerName::ExponentialDecay}, {"Adam", OptimizerName::Adam}}) ==
+        OptimizerName::ExponentialDecay) {
+        c.decay_start = n.integer("decay_start", 0, 0, INT32_MAX);
+        c.decay_interval = n.integer("decay_interval", 1, 1, INT32_MAX);
+        c.decay_end = n.integer("decay_end", INT32_MAX, 0, INT32_MAX);
+        c.decay_base = n.number("decay_base", 0.1f);
+        return read_map_optimizer(n.at("nested"), c);
+    }
+    c.learning_rate = n.number("learning_rate", 1e-3f);
+    c.beta1 = n.number("beta1", 0.9f);
+    c.beta2 = n.number("beta2", 0.999f);
+    c.epsilon = n.number("epsilon", 1e-8f);
+    if (!(c.learning_rate >= 0.0f && c.beta1 >= 0.0f && c.beta1 < 1.0f && c.beta2 >= 0.0f && c.beta2 < 1.0f))
+        fail(n.where(), ": learning_rate must not be negative, beta1 and beta2 at least 0 and below 1");
+}
+
+DistortionMapConfig read_distortion_map(const Node& n) {
+    DistortionMapConfig c;
+    if (n.has("resolution")) {
+        const Node r = n.at("resolution");
+        r.expect_size(2);
+        c.width = int(r.at(size_t(0)).integer(2, 4096));
+        c.height = int(r.at(1).integer(2, 4096));
+    }
+    if (n.has("optimizer")) {
+        c.decay_start = INT32_MAX; // unless it asks for one
+        read_map_optimizer(n.at("optimizer"), c);
+    }
+    return c;
+}
+
 NetworkConfig read_config(const Node& n) {
     NetworkConfig c;
     c.optimizer.ema_decay = 0.0f;
@@ -161,6 +194,7 @@ NetworkConfig read_config(const Node& n) {
                                    {"LogL1", LossType::LogL1},
                                    {"RelativeL2", LossType::RelativeL2}});
     read_optimizer(n.at("optimizer"), c.optimizer);
+    if (n.has("distortion_map")) c.distortion_map = read_distortion_map(n.at("distortion_map"));
     return c;
 }
 

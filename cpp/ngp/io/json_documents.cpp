@@ -7,6 +7,7 @@
 #include <ngp/core/check.h>
 #include <ngp/formulas/half.h>
 #include <ngp/io/gzip_file.h>
+#include <ngp/io/json_cameras.h>
 #include <ngp/io/json_config.h>
 #include <ngp/io/json_node.h>
 #include <ngp/io/json_view_inputs.h>
@@ -33,25 +34,10 @@ Json array(Vec3 v) { return {v.x, v.y, v.z}; }
 Json array(Vec2 v) { return {v.x, v.y}; }
 Json object(const Aabb& b) { return {{"min", array(b.min)}, {"max", array(b.max)}}; }
 
-template <typename T>
-Json binary(const std::vector<T>& v) {
-    const auto* p = reinterpret_cast<const uint8_t*>(v.data());
-    return Json::binary(std::vector<uint8_t>(p, p + v.size() * sizeof(T)));
-}
 std::vector<uint16_t> to_halves(const std::vector<float>& v) {
     std::vector<uint16_t> h(v.size());
     std::transform(v.begin(), v.end(), h.begin(), float_to_half);
     return h;
-}
-// `n` values of type T, or a complaint.
-template <typename T>
-std::vector<T> values(const Node& n, size_t count) {
-    const std::vector<uint8_t> bytes = n.binary();
-    if (bytes.size() != count * sizeof(T))
-        fail(n.where(), ": has ", bytes.size(), " bytes, but ", count * sizeof(T), " are needed");
-    std::vector<T> v(count);
-    std::memcpy(v.data(), bytes.data(), bytes.size());
-    return v;
 }
 std::vector<float> halves(const Node& n, size_t count) {
     const auto h = values<uint16_t>(n, count);
@@ -59,11 +45,6 @@ std::vector<float> halves(const Node& n, size_t count) {
     std::transform(h.begin(), h.end(), v.begin(), half_to_float);
     return v;
 }
-void expect_finite(const std::vector<float>& v, const std::string& where) {
-    for (size_t i = 0; i < v.size(); ++i)
-        if (!std::isfinite(v[i])) fail(where, ": value ", i, " is not finite");
-}
-
 constexpr const char* ftheta_keys[7] = {"ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4", "w", "h"};
 
 Json write_lens(const Lens& l) {
@@ -148,6 +129,14 @@ DatasetRecord read_dataset(const Node& n) {
         v.camera.width = int(resolution.at(size_t(0)).integer(1, 1 << 20));
         v.camera.height = int(resolution.at(1).integer(1, 1 << 20));
         check_camera(v.camera, m.where());
+        if (m.has("rolling_shutter")) {
+            const Node shutter = m.at("rolling_shutter");
+            shutter.expect_size(4);
+            for (size_t k = 0; k < 4; ++k) {
+                v.rolling_shutter[k] = shutter.at(k).number();
+                if (!std::isfinite(v.rolling_shutter[k])) fail(shutter.where(), ": must be finite");
+            }
+        }
         v.start = xforms.at(i).at("start").camera_matrix();
         v.end = xforms.at(i).at("end").camera_matrix();
         d.views.push_back(v);
@@ -498,6 +487,9 @@ Snapshot read_document(const Json& document, const std::string& path) {
         s.has_extra = true;
         s.extra = read_extra(p.at("settings"));
     }
+    const bool learned = n.has("pyngp") && n.at("pyngp").has("cameras");
+    const Node cameras = learned ? n.at("pyngp").at("cameras") : n;
+    s.corrections = read_corrections(nerf, learned ? &cameras : nullptr, s.dataset.views.size());
     s.train_state.rays_of_last_batch = s.has_extra ? s.extra.batch_size : default_batch;
     if (n.has("optimizer")) read_train_state(n, shape, s);
     return s;
@@ -528,21 +520,12 @@ void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelS
            {"camera", write_camera(s.camera)},
            {"density_grid_size", occupancy_resolution},
            {"density_grid_binary", binary(to_halves(s.density_grid))}};
-    // Refined cameras: none yet, as instant-ngp writes them when nothing has been optimised.
-    const Json offset{{"iter", 0},
-                      {"first_moment", {0.0f, 0.0f, 0.0f}},
-                      {"second_moment", {0.0f, 0.0f, 0.0f}},
-                      {"variable", {0.0f, 0.0f, 0.0f}},
-                      {"learning_rate", 1e-4f},
-                      {"epsilon", 1e-8f},
-                      {"beta1", 0.9f},
-                      {"beta2", 0.99f}};
     const bool has_latents = s.latents.n_views() > 0;
     const float latents_rate =
         has_latents ? decayed_learning_rate(read_config(Node(document, "config")).optimizer, s.training_step) : 1e-4f;
     n["nerf"] = {{"aabb_scale", s.dataset.aabb_scale},
-                 {"cam_pos_offset", std::vector<Json>(n_images, offset)},
-                 {"cam_rot_offset", std::vector<Json>(n_images, offset)},
+                 {"cam_pos_offset", write_adams(s.corrections.position, n_images)},
+                 {"cam_rot_offset", write_adams(s.corrections.rotation, n_images)},
                  {"extra_dims_opt", write_latents(s.latents, n_images, latents_rate)},
                  {"rgb",
                   {{"rays_per_batch", s.rays_per_batch},
@@ -563,6 +546,7 @@ void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelS
         n["optimizer"] = write_optimizer(optimizer_config, adam, n["params_binary"], settings.learning_rate, factor);
         extra["train_state"] = write_train_state(s.train_state, a, s.density_grid);
     }
+    if (!s.corrections.empty()) extra["cameras"] = write_corrections(s.corrections, n_images, s.has_train_state);
     n["pyngp"] = std::move(extra);
     document["snapshot"] = std::move(n);
     const bool raw = path.size() > 8 && path.substr(path.size() - 8) == ".msgpack";

@@ -98,6 +98,7 @@ struct Snapshot {
     ViewInputs latents; // of the dataset's views; without views: there are none
     bool has_train_state = false;
     NerfTrainState train_state; // its parameters are fp32 masters
+    CameraCorrections corrections;
 };
 
 // Raises ngp::Error that names the file and what is wrong. `compress` false stores the blocks.

@@ -52,7 +52,10 @@ struct CompositeAndLoss {
     int64_t ray_stride;
     int* count; // in: samples evaluated; out: samples that contribute
     RawSample* gradient;
-    float* loss; // of ray i, mean over channels
+    float* loss;             // of ray i, mean over channels
+    // Minus dL/d(target) of ray i, whose denominators are constants: for all but mode Rfl dL/d(composited colour). Null:
+    // not wanted.
+    Vec3* d_color = nullptr;
 
     NGP_HD void operator()(int64_t i) const {
         const TrainingRay& ray = rays[i];
@@ -86,6 +89,12 @@ struct CompositeAndLoss {
 
         const float g_distance = supervised ? options.depth.gradient(ray, distance) : 0.0f;
 
+        const bool sums_losses = options.objective.mode == TrainMode::Rfl;
+        if (d_color) {
+            d_color[i] = of_ray.gradient;
+            if (sums_losses) d_color[i] = stopped ? Vec3{} : background_gradient(ray) * state.transmittance;
+        }
+
         BlendState again;
         float distance_upto = 0;
         for (int k = 0; k < n; ++k) {
@@ -96,6 +105,7 @@ struct CompositeAndLoss {
             const Vec3 suffix = total - again.rgb;
             const SampleGradients g = sample_gradients(options.objective, of_ray.gradient, color, ray.target, alpha,
                                                        again.transmittance, suffix);
+            if (d_color && sums_losses) d_color[i] += g.color * weight;
             for (int c = 0; c < 3; ++c) {
                 d[k].rgb[c] = weight * g.color[c] * color_derivative(options.rgb_activation, s[k].rgb[c], color[c]);
                 if (options.rgb_activation == Activation::Exponential) d[k].rgb[c] += max_of(0.0f, 1e-4f * s[k].rgb[c]);
@@ -110,6 +120,9 @@ struct CompositeAndLoss {
             if (options.encourage_density && s[k].density < 0.0f) d[k].density -= options.regularizer;
             if (at[k] < options.near_distance && s[k].density > -10.0f) d[k].density += options.regularizer;
         }
+    }
+    NGP_HD Vec3 background_gradient(const TrainingRay& ray) const {
+        return color_loss(options.objective.loss, ray.background, ray.target).gradient;
     }
 };
 

@@ -80,11 +80,12 @@ struct FinishChannels {
     WorldTransform world;
     const FramePixel* pixels;
     ChannelPointers out;
+    Vec3 gain{1, 1, 1}; // of rgb
 
     NGP_HD void operator()(int64_t i) const {
         const FramePixel& p = pixels[i];
         const bool hit = p.alpha >= least_alpha;
-        if (out.rgb) store(out.rgb + 3 * i, p.rgb);
+        if (out.rgb) store(out.rgb + 3 * i, p.rgb * gain);
         if (out.alpha) out.alpha[i] = p.alpha;
         if (out.depth) out.depth[i] = hit ? p.depth_expected / p.alpha * (1.0f / world.scale) : NAN;
         if (out.normal) store(out.normal + 3 * i, hit ? normalize(world.direction_to_world(p.normal)) : Vec3{});

@@ -53,6 +53,7 @@ NGP_HD Vec3 hue_color(float hue, float value) {
 struct ShowDistortion {
     CameraModel camera;
     CameraMatrix pose;
+    DistortionMap distortion;
     FramePixel* pixels;
 
     static constexpr float gain = 64.0f; // of offsets in shares of the picture
@@ -61,7 +62,7 @@ struct ShowDistortion {
         const int64_t row = i / camera.width;
         const Vec2 uv{(float(i - row * camera.width) + 0.5f) / float(camera.width),
                       (float(row) + 0.5f) / float(camera.height)};
-        const Ray ray = camera_ray(camera, pose, uv);
+        const Ray ray = camera_ray(camera, pose, uv, distortion);
         const Vec3 d = pose.rotate_inverse(ray.direction);
         FramePixel p;
         if (ray.exists() && d.z > 0.0f) {

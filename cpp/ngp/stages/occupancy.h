@@ -137,15 +137,28 @@ struct MarkVisiblePoint {
 
     static constexpr int points = occupancy_resolution + 1; // along an axis
 
+    // A moving camera sees what it sees from any of `stops` evenly spaced poses on its way.
+    static constexpr int stops = 5;
+
     NGP_HD bool sees(const TrainingView& view, Vec3 p) const {
-        const Lens& lens = view.camera.lens;
-        if (lens.sees_everything() || view.image.rays) return true;
-        const Vec3 c = view.pose.rotate_inverse(p - view.pose.position);
-        const Vec2 uv = view.camera.project(c); // NaN: behind the camera
+        if (view.camera.lens.sees_everything() || view.image.rays) return true;
+        if (!view.motion.exists()) return sees_from(view.camera, view.pose, p);
+        const Vec2 range = view.motion.shares();
+        bool any = false;
+        for (int k = 0; k < stops && !any; ++k) {
+            const float share = range.x + (range.y - range.x) * (float(k) / float(stops - 1));
+            any = sees_from(view.camera, view.motion.pose(view.pose, share), p);
+        }
+        return any;
+    }
+    NGP_HD static bool sees_from(const CameraModel& camera, const CameraMatrix& pose, Vec3 p) {
+        const Lens& lens = camera.lens;
+        const Vec3 c = pose.rotate_inverse(p - pose.position);
+        const Vec2 uv = camera.project(c); // NaN: behind the camera
         if (!(uv.x >= 0.0f && uv.x <= 1.0f && uv.y >= 0.0f && uv.y <= 1.0f)) return false;
         if (lens.mode == LensMode::Perspective || lens.mode == LensMode::Orthographic) return true;
         // Distortion polynomials fold back far outside the image: the ray through the pixel must return to the point.
-        const Vec3 back = view.camera.ray_direction(uv);
+        const Vec3 back = camera.ray_direction(uv);
         return length(normalize(back) - normalize(c)) < 1e-3f;
     }
     // `first`: the view to try first, and then the one that saw the point.

@@ -15,6 +15,13 @@ struct FieldQuery {
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
     const float* extra_dims = nullptr; // host memory: those of the model (ViewInputs)
+    Vec3 gain{1, 1, 1};         // of linear colours
+    bool linear_colors = false; // of the network
+
+    NGP_HD Vec3 graded(Vec3 c) const {
+        if (gain == Vec3{1, 1, 1}) return c;
+        return linear_colors ? c * gain : linear_to_srgb(srgb_to_linear(c) * gain);
+    }
 };
 
 // Body: point i, and its direction if there are any, in NGP space. Input and output may be the same arrays.
@@ -45,7 +52,7 @@ struct FinishQueryPoint {
         const bool there = query.box.contains(p) && (!query.occupancy || occupied_at(grid, p));
         density[i] = there ? density_from_raw(query.density_activation, raw[i].density) * query.world.scale : 0.0f;
         if (!rgb) return;
-        const Vec3 c = there ? sample_color(query.rgb_activation, raw[i]) : Vec3{};
+        const Vec3 c = there ? query.graded(sample_color(query.rgb_activation, raw[i])) : Vec3{};
         rgb[3 * i] = c.x, rgb[3 * i + 1] = c.y, rgb[3 * i + 2] = c.z;
     }
 };

@@ -55,6 +55,26 @@ NGP_HD void form_target(const ColorOptions& options, const LinearPixel& pixel, V
     }
 }
 
+// Derivative of form_target()'s colour with respect to the logarithm to base 2 of the pixel's colour.
+NGP_HD Vec3 target_slope(const ColorOptions& options, const LinearPixel& pixel, Vec3 background) {
+    constexpr float ln2 = 0.69314718f;
+    if (options.linear_colors) return pixel.rgb * ln2;
+    if (options.space == ColorSpace::SRGB) {
+        const Vec3 straight = pixel.alpha > 0.0f ? pixel.rgb / pixel.alpha : Vec3{};
+        return straight * linear_to_srgb_slope(straight) * (ln2 * pixel.alpha);
+    }
+    const Vec3 seen = pixel.rgb + srgb_to_linear(background) * (1.0f - pixel.alpha);
+    return pixel.rgb * linear_to_srgb_slope(seen) * ln2;
+}
+
+// What the camera gradient of a ray (camera_gradient.h) needs to know of its pixel.
+struct RayPixel {
+    int view;
+    Vec2 uv;
+    float tau;         // CameraMotion
+    Vec3 target_slope; // of the target's colour, by the view's exposure in stops
+};
+
 // Rays of the next step: as many as would have filled the batch, to a multiple of 256 where there are that many (E.4).
 NGP_HD int next_ray_count(int64_t rays, int64_t samples, int64_t batch_size) {
     const int64_t per_ray = max_of<int64_t>(1, samples);
@@ -78,6 +98,7 @@ struct SampleTrainingRays {
     int n_pixels = 0;
     TrainingRay* rays = nullptr; // ray i goes to rays[i - first_ray]
     int64_t first_ray = 0;
+    RayPixel* ray_pixels = nullptr; // likewise; null: not wanted
 
     NGP_HD void operator()(int64_t i) const {
         Pcg32 r = rng;
@@ -112,10 +133,16 @@ struct SampleTrainingRays {
         if (color.random_background) background = {r.next_float(), r.next_float(), r.next_float()};
         const float start = r.next_float();
 
-        form_target(color, read_pixel(view.image, x, y), background, ray);
-        const Ray line = pixel_ray(view, x, y, uv);
+        LinearPixel pixel = read_pixel(view.image, x, y);
+        pixel.rgb = pixel.rgb * view.exposure;
+        form_target(color, pixel, background, ray);
+        const float tau = view.motion.exists() ? r.next_float() : 0.0f;
+        const Ray line = pixel_ray(view, x, y, uv, tau, scene.distortion);
+        if (ray_pixels)
+            ray_pixels[i - first_ray] = {image, uv, tau,
+                                         line.exists() ? target_slope(color, pixel, background) : Vec3{}};
         if (!line.exists()) ray.target = ray.background; // no samples, and no loss
-        ray.distance = with_distance ? pixel_distance(view, x, y, uv) : 0.0f;
+        ray.distance = with_distance ? pixel_distance(view, x, y, uv, scene.distortion) : 0.0f;
         const Vec2 inside = intersect(scene.box, line.origin, line.direction);
         const float t_start = stepping.advance(max_of(inside.x, 0.0f), start);
         ray.march = RayMarcher::starting(line.origin, line.direction, t_start, inside.x == FLT_MAX ? 0.0f : inside.y);

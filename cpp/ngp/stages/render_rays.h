@@ -26,6 +26,7 @@ struct MakeRenderRay {
     bool snap_to_pixel_centers = false;
     LensBlur blur;
     ShutterMotion motion; // of the camera from `pose`
+    DistortionMap distortion;
 
     // The camera when the sample is taken.
     NGP_HD CameraMatrix pose_of(int x, int y, int sample) const {
@@ -35,7 +36,7 @@ struct MakeRenderRay {
         const Vec2 offset = pixel_offset(uint32_t(sample), snap_to_pixel_centers);
         const Vec2 uv{(float(x) + offset.x) / float(camera.width), (float(y) + offset.y) / float(camera.height)};
         const CameraMatrix from = pose_of(x, y, sample);
-        Ray ray = camera_ray(camera, from, uv);
+        Ray ray = camera_ray(camera, from, uv, distortion);
         if (blur.aperture > 0.0f && ray.exists()) ray = through_lens(ray, from, random2(x, y, sample, 0x967a889bu));
         ray.origin += ray.direction * near_distance;
         Vec2 span = intersect(box, ray.origin, ray.direction);

@@ -25,6 +25,17 @@ void check_ftheta(const CameraModel& camera, const std::string& where) {
 
 } // namespace
 
+CameraMotion camera_motion(const CameraMatrix& start, const CameraMatrix& end, const float weights[4]) {
+    CameraMotion m;
+    const bool same = start.right == end.right && start.down == end.down && start.forward == end.forward &&
+                      start.position == end.position;
+    if (same || (weights[0] == 0 && weights[1] == 0 && weights[2] == 0 && weights[3] == 0)) return m;
+    m.shift = end.position - start.position;
+    m.turn = rotation_between(start, end);
+    for (int i = 0; i < 4; ++i) m.weights[i] = weights[i];
+    return m;
+}
+
 void check_camera(const CameraModel& camera, const std::string& where) {
     if (!(camera.focal.x > 0 && camera.focal.y > 0 && std::isfinite(camera.focal.x + camera.focal.y)))
         fail(where, ": the focal length is (", camera.focal.x, ", ", camera.focal.y,

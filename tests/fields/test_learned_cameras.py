@@ -221,8 +221,8 @@ def test_camera_setters(tiny, device, small_config):
     testbed.fit(2, batch_size=512)
     for call, message in (
         (lambda: training.set_camera_intrinsics(0), r"focal length is \(0, 0\)"),
-        (lambda: training.set_camera_intrinsics(20, fx=1), "training view 20 does not exist"),
-        (lambda: training.set_camera_extrinsics(-1, pose), "training view -1 does not exist"),
+        (lambda: training.set_camera_intrinsics(20, fx=1), "training image 20 does not exist"),
+        (lambda: training.set_camera_extrinsics(-1, pose), "training image -1 does not exist"),
         (lambda: training.set_camera_extrinsics(0, np.zeros((3, 4))), "not a camera pose"),
     ):
         with pytest.raises(RuntimeError, match=message):

@@ -27,36 +27,12 @@ OURS: dict[str, dict[str, Any]] = {
 
 # Not there yet. test_pending_is_what_is_missing fails when one has come: take it out here.
 PENDING: set[str] = {
-    # Issue 4, images and depth
-    *(f"training.{name}" for name in ("depth_loss_type", "depth_supervision_lambda", "set_image")),
-    *("nerf.sharpen", "testbed.create_empty_nerf_dataset"),
     # Issue 4, learned cameras and rolling shutter
     *(f"training.{name}" for name in
       ("optimize_extrinsics", "optimize_exposure", "optimize_distortion", "optimize_focal_length",
        "n_steps_between_cam_updates", "extrinsic_l2_reg", "extrinsic_learning_rate", "intrinsic_l2_reg",
-       "exposure_l2_reg", "set_camera_intrinsics", "set_camera_extrinsics", "get_camera_extrinsics")),
+       "exposure_l2_reg", "get_camera_extrinsics")),
     "view.rolling_shutter",
-    # Issue 4, latents and light directions
-    *(f"training.{name}" for name in ("optimize_extra_dims", "optimize_per_image_latents", "get_extra_dims")),
-    *(f"nerf.{name}" for name in
-      ("rendering_extra_dims_from_training_view", "set_rendering_extra_dims_from_training_view",
-       "set_rendering_extra_dims", "get_rendering_extra_dims")),
-    "view.light_dir",
-    # Issue 4, rendering: all of A.13, and
-    *(f"{row.owner}.{row.name}" for row in (*MEMBERS, *METHODS) if row.part == "A.13"),
-    *(f"testbed.{name}" for name in
-      ("render_transparency_as_checkerboard", "render_ground_truth", "render_groundtruth", "groundtruth_render_mode",
-       "render_mode", "slice_plane_z", "aperture_size", "dof", "autofocus", "autofocus_target", "floor_enable",
-       "parallax_shift", "raw_aabb", "is_rendering", "render_lens", "render_with_lens_distortion",
-       "visualized_dimension", "visualized_layer", "bounding_radius", "dynamic_res", "dynamic_res_target_fps",
-       "fixed_res_factor", "dlss", "dlss_sharpening", "display_gui", "visualize_unit_cube", "record_camera_path",
-       "camera_prediction_mode", "default_camera", "scale", "look_at", "view_dir", "sun_dir", "camera_smoothing",
-       "camera_path", "loop_animation", "render", "render_with_depth", "reset_accumulation", "crop_box",
-       "set_crop_box", "crop_box_corners", "first_training_view", "last_training_view", "previous_training_view",
-       "next_training_view", "load_camera_path", "init_window", "destroy_window", "init_vr", "view", "view_camera",
-       "predict_view_camera")),
-    *(f"nerf.{name}" for name in
-      ("visualize_cameras", "render_gbuffer_hard_edges", "find_closest_training_view")),
     # Other tasks, and meshes
     *(f"testbed.{name}" for name in
       ("override_sdf_training_data", "calculate_iou", "compute_image_mse", "compute_marching_cubes_mesh",

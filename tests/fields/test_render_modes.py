@@ -266,7 +266,9 @@ def test_depth_maps_as_ground_truth(tiny):
     t.render_ground_truth, t.groundtruth_render_mode = True, GroundTruthRenderMode.Depth
     t.background_color = [0, 0, 0, 0]
     seen = t.render(SIZE, SIZE)
-    np.testing.assert_allclose(seen[: SIZE // 2], [[[1.25, 1.25, 1.25, 1.0]]], rtol=1e-5)
+    np.testing.assert_allclose(
+        seen[: SIZE // 2], np.broadcast_to([1.25, 1.25, 1.25, 1.0], (SIZE // 2, SIZE, 4)), rtol=1e-5
+    )
     assert (seen[SIZE // 2 :] == 0).all()
 
 

@@ -173,9 +173,9 @@ class CudaNerfEngine final : public NerfEngine {
                          plan.composite.objective, false);
         }
         timer_.mark(Stage::March, context_.stream());
-        model_->functions().trace_rays(context_, {trained(), model_->scratch(), step, occupancy_->view(),
-                                                  plan.sample.stepping, plan.composite.objective,
-                                                  plan.composite.depth});
+        model_->functions().trace_rays(context_,
+                                       {trained(), model_->scratch(), step, occupancy_->view(), plan.sample.stepping,
+                                        plan.composite.objective, plan.composite.depth});
         timer_.mark(Stage::Trace, context_.stream());
         launch_order(context_, step, plan.batch_size);
         timer_.mark(Stage::Order, context_.stream());

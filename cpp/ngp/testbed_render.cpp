@@ -178,8 +178,6 @@ void Testbed::render_training_image(const CameraModel& model, FramePixel* pixels
     const NerfDataset& data = *nerf.training.dataset;
     if (!data.has_images())
         fail("render_ground_truth: there are no training images; call load_training_data() or set_images() first");
-    if (groundtruth_render_mode == GroundTruthRenderMode::Depth)
-        fail("render_ground_truth: the training data has no depth images; set groundtruth_render_mode to Shade");
     int view = nerf.find_closest_training_view(camera.matrix);
     // Views may share a pose: then the one that was asked for last.
     if (training_view_ < int(data.images.size()))
@@ -190,11 +188,14 @@ void Testbed::render_training_image(const CameraModel& model, FramePixel* pixels
     if (image.device != host_memory)
         fail("render_ground_truth: view ", view, " lies on cuda:", image.device,
              "; pass images to set_images() as NumPy arrays to see them");
+    const bool depths = groundtruth_render_mode == GroundTruthRenderMode::Depth;
+    if (depths && !image.depth)
+        fail("render_ground_truth: view ", view, " has no depth map; set groundtruth_render_mode to Shade");
     const int axis = camera.fov_axis;
     const float scale = float(axis == 0 ? image.width : image.height) / float(axis == 0 ? model.width : model.height);
     for_each_pixel(int64_t(model.width) * model.height,
-                   ShowTrainingImage{image, camera_model(view), model, scale / camera.zoom,
-                                     splat3(1.0f), color_space, pixels});
+                   ShowTrainingImage{image, camera_model(view), model, scale / camera.zoom, splat3(1.0f), color_space,
+                                     depths ? 1.0f / world().scale : 0.0f, pixels});
 }
 
 // By way of queries, which every engine answers.

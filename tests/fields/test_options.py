@@ -20,9 +20,12 @@ from fields.tiny_scene import TinyScene
 from pyngp import (
     BoundingBox,
     ColorSpace,
+    Lens,
+    LensMode,
     LossType,
     NerfActivation,
     OccupancySchedule,
+    RenderMode,
     Testbed,
     TonemapCurve,
     TrainMode,
@@ -120,13 +123,33 @@ RENDERING = [
     *(Option(NERF + "rgb_activation", a) for a in (NONE, NerfActivation.ReLU, NerfActivation.Exponential)),
     *(Option(NERF + "density_activation", a) for a in (NONE, NerfActivation.ReLU, NerfActivation.Logistic)),
     Option(TRAIN + "linear_colors", True),
+    *(Option("render_mode", m) for m in RenderMode.__members__.values() if m != RenderMode.Shade),
+    Option(NERF + "render_gbuffer_hard_edges", True, {"render_mode": RenderMode.Positions}),
+    Option("aperture_size", 0.1, devices=CPU),
+    Option("dof", 0.1, devices=CPU),
+    Option("parallax_shift", [0.2, 0.0, 1.0]),
+    Option("render_transparency_as_checkerboard", True, {"background_color": [0.0, 0.0, 0.0, 0.0]}),
+    Option("render_lens", Lens(LensMode.OpenCV, [0.2, 0.0, 0.0, 0.0])),
+    Option("render_with_lens_distortion", False, {"render_lens": Lens(LensMode.OpenCV, [0.2, 0.0, 0.0, 0.0])}),
+    Option("visualized_dimension", 3, devices=CPU),
 ]
 
 # Writable, but no options: what they do is tested where they belong.
 NOT_OPTIONS = {
     "shall_train",  # whether frame() trains: test_training.py
-    "up_dir",  # of navigation; kept in snapshots
-}
+    "up_dir", "sun_dir",  # of navigation and of other tasks; kept in snapshots
+    # Of the camera, of paths and of training images: test_render_modes.py, test_camera_paths.py
+    "scale", "look_at", "view_dir", "default_camera", "camera_path", "camera_smoothing", "loop_animation", "raw_aabb",
+    "autofocus", "autofocus_target", "slice_plane_z", "render_ground_truth", "render_groundtruth",
+    "groundtruth_render_mode", "visualized_layer",
+    # With data of their own: test_frame_images.py, test_masks_and_depth.py, test_latents.py
+    NERF + "sharpen", TRAIN + "depth_supervision_lambda", TRAIN + "depth_loss_type", TRAIN + "optimize_extra_dims",
+    TRAIN + "optimize_per_image_latents", NERF + "rendering_extra_dims_from_training_view",
+    # Kept for scripts; only a window has a use for them
+    "camera_prediction_mode", "display_gui", "dlss", "dlss_sharpening", "dynamic_res", "dynamic_res_target_fps",
+    "fixed_res_factor", "floor_enable", "is_rendering", "record_camera_path", "visualize_unit_cube",
+    NERF + "visualize_cameras",
+}  # fmt: skip
 
 
 def set_options(testbed: Testbed, options: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fields.tiny_scene import FOV_X, SIZE
+from fields.tiny_scene import FOV_X, INTRINSICS, SIZE
 from pyngp import GroundTruthRenderMode, Lens, LensMode, RenderMode, Testbed
 from reference.color import linear_to_srgb
 from reference.nerf_render import field_from_snapshot, unit_vectors
@@ -256,10 +256,26 @@ def test_ground_truth_on_a_background(with_images, tiny):
     np.testing.assert_allclose(t.render(SIZE, SIZE, 1, False)[..., :3], c * a + (1 - a) * [1, 0.5, 0], atol=1e-4)
 
 
+def test_depth_maps_as_ground_truth(tiny):
+    """In world units, where they are known."""
+    depths = np.zeros((1, SIZE, SIZE), np.float32)
+    depths[0, : SIZE // 2] = 1.25
+    t = Testbed(device="cpu")
+    t.set_images(tiny.images[:1], tiny.poses[:1], INTRINSICS, depths=depths)
+    t.set_camera_to_training_view(0)
+    t.render_ground_truth, t.groundtruth_render_mode = True, GroundTruthRenderMode.Depth
+    t.background_color = [0, 0, 0, 0]
+    seen = t.render(SIZE, SIZE)
+    np.testing.assert_allclose(
+        seen[: SIZE // 2], np.broadcast_to([1.25, 1.25, 1.25, 1.0], (SIZE // 2, SIZE, 4)), rtol=1e-5
+    )
+    assert (seen[SIZE // 2 :] == 0).all()
+
+
 def test_ground_truth_that_is_not_there(with_images, trained):
     with_images.render_ground_truth = True
     with_images.groundtruth_render_mode = GroundTruthRenderMode.Depth
-    with pytest.raises(RuntimeError, match="no depth images"):
+    with pytest.raises(RuntimeError, match="no depth map"):
         with_images.render(W, H)
     trained.render_ground_truth = True
     with pytest.raises(RuntimeError, match="no training images"):

@@ -114,10 +114,13 @@ def test_signatures():
         "max_device_bytes": None,
     }  # fmt: skip
     assert signature("fit") == {"steps": None, "seconds": None, "batch_size": None, "callback": None}
-    assert signature("query") == {"positions": none, "directions": None, "image": None, "occupancy": False}
+    appearance = {"latent": None, "light_direction": None}
+    assert signature("query") == {
+        "positions": none, "directions": None, "image": None, "occupancy": False, **appearance,
+    }  # fmt: skip
     assert signature("render_channels") == {
         "camera": none, "width": none, "height": none, "fov_x": None, "intrinsics": None, "lens": None,
-        "channels": ("rgb", "alpha", "depth", "normal"), "spp": 1, "out": "numpy",
+        "channels": ("rgb", "alpha", "depth", "normal"), "spp": 1, "image": None, **appearance, "out": "numpy",
     }  # fmt: skip
     assert signature("save_snapshot") == {"path": none, "include_optimizer_state": False, "compress": True}
     assert list(signature("set_images"))[:3] == ["images", "cameras", "intrinsics"]

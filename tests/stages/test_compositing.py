@@ -45,8 +45,8 @@ class Case:
             self.near,
             self.regularizer,
             self.encourage,
-            stages.DepthSupervision(getattr(LossType, self.depth_loss), self.depth_weight),
-            self.distance,
+            depth=stages.DepthSupervision(getattr(LossType, self.depth_loss), self.depth_weight),
+            distance=self.distance,
         )
 
     def ended(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,9 +13,10 @@ namespace ngp {
 struct ShowTrainingImage {
     ImageView image;
     CameraModel of_image, of_picture;
-    float scale;      // image pixels per picture pixel
-    Vec3 gain;        // of linear light
-    ColorSpace space; // of the frame
+    float scale;       // image pixels per picture pixel
+    Vec3 gain;         // of linear light
+    ColorSpace space;  // of the frame
+    float depth_scale; // 0: colours; else the image's depths, in displayed values per NGP unit, where they are known
     FramePixel* pixels;
 
     NGP_HD void operator()(int64_t i) const {
@@ -24,15 +25,21 @@ struct ShowTrainingImage {
         FramePixel p;
         p.depth_max_weight = 0.0f;
         if (at.x >= 0.0f && at.x < float(image.width) && at.y >= 0.0f && at.y < float(image.height)) {
-            const LinearPixel seen = read_pixel(image, int(at.x), int(at.y));
+            const LinearPixel seen =
+                depth_scale > 0.0f ? depth_pixel(int(at.x), int(at.y)) : read_pixel(image, int(at.x), int(at.y));
             p.alpha = seen.alpha;
             p.rgb = seen.rgb * gain;
-            if (space == ColorSpace::SRGB && p.alpha > 0.0f) p.rgb = linear_to_srgb(p.rgb / p.alpha) * p.alpha;
+            if (space == ColorSpace::SRGB && p.alpha > 0.0f && depth_scale == 0.0f)
+                p.rgb = linear_to_srgb(p.rgb / p.alpha) * p.alpha;
         }
         pixels[i] = p;
     }
 
   private:
+    NGP_HD LinearPixel depth_pixel(int x, int y) const {
+        const float depth = read_depth(image, x, y);
+        return {splat3(depth * depth_scale), depth > 0.0f ? 1.0f : 0.0f};
+    }
     NGP_HD static Vec2 center(const CameraModel& c) {
         return {c.principal.x * float(c.width), c.principal.y * float(c.height)};
     }

@@ -91,7 +91,7 @@ struct SampleTrainingRays {
     int n_rays = 0; // of this step
     int n_images = 0;
     bool snap_to_pixel_centers = true;
-    bool with_distance = false;  // depth maps are wanted
+    bool with_distance = false; // depth maps are wanted
     bool random_levels = false;
     ErrorSampling errors;
     const uint32_t* pixels = nullptr; // y * width + x of those to draw from, the same in every view; null: all

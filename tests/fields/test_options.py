@@ -84,16 +84,16 @@ TRAINING = [
     Option(TRAIN + "sample_image_proportional_to_error", True, steps=132, devices=CPU),
     Option(TRAIN + "sample_focal_plane_proportional_to_error", True, steps=132, devices=CPU),
     Option(TRAIN + "include_sharpness_in_error", True, BY_PIXEL, steps=132, devices=CPU),
-    # Cameras are updated after every 16 steps, poses from step 256 on; a step later, that is in the parameters.
+    # Cameras are updated after every 16 steps, poses from step 271 on; a step later, that is in the parameters.
     *(Option(TRAIN + f"optimize_{what}", True, steps=17, devices=CPU) for what in
       ("exposure", "distortion", "focal_length")),
-    Option(TRAIN + "optimize_extrinsics", True, steps=258, devices=CPU),
+    Option(TRAIN + "optimize_extrinsics", True, steps=273, devices=CPU),
     Option(TRAIN + "n_steps_between_cam_updates", 4, FOCAL, steps=5, devices=CPU),
-    Option(TRAIN + "extrinsic_learning_rate", 1e-2, POSES, steps=258, devices=CPU),
+    Option(TRAIN + "extrinsic_learning_rate", 1e-2, POSES, steps=273, devices=CPU),
     # From the second update on: there is nothing to pull back before.
-    Option(TRAIN + "extrinsic_l2_reg", 1.0, POSES, steps=274, devices=CPU),
+    Option(TRAIN + "extrinsic_l2_reg", 1.0, POSES, steps=289, devices=CPU),
     Option(TRAIN + "intrinsic_l2_reg", 1.0, FOCAL, steps=33, devices=CPU),
-    Option(TRAIN + "exposure_l2_reg", 1.0, EXPOSURE, steps=33, devices=CPU),
+    Option(TRAIN + "exposure_l2_reg", 1.0, EXPOSURE, steps=65, devices=CPU),
 ]
 
 TURNED = [[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]

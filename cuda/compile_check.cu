@@ -15,19 +15,24 @@
 #include <ngp/formulas/half.h>
 #include <ngp/formulas/hd.h>
 #include <ngp/formulas/lens.h>
+#include <ngp/formulas/level_cut.h>
 #include <ngp/formulas/loss_terms.h>
 #include <ngp/formulas/march.h>
 #include <ngp/formulas/morton.h>
 #include <ngp/formulas/one_blob.h>
 #include <ngp/formulas/pose.h>
+#include <ngp/formulas/rigid_motion.h>
 #include <ngp/formulas/rng.h>
+#include <ngp/formulas/rotation.h>
 #include <ngp/formulas/sh_basis.h>
 #include <ngp/formulas/sobol.h>
+#include <ngp/formulas/spline.h>
 #include <ngp/formulas/triangle_wave.h>
 #include <ngp/formulas/vec.h>
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
+#include <ngp/stages/flat_pictures.h>
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
 #include <ngp/stages/query.h>
@@ -52,6 +57,10 @@ template void for_each(cudaStream_t, int64_t, const FinishPixel&);
 template void for_each(cudaStream_t, int64_t, const FinishChannels&);
 template void for_each(cudaStream_t, int64_t, const PlaceQueryPoint&);
 template void for_each(cudaStream_t, int64_t, const FinishQueryPoint&);
+template void for_each(cudaStream_t, int64_t, const ShowTrainingImage&);
+template void for_each(cudaStream_t, int64_t, const ShowDistortion&);
+template void for_each(cudaStream_t, int64_t, const PlaceSlicePoint&);
+template void for_each(cudaStream_t, int64_t, const AddSlicePoint&);
 
 // --- bodies around what other loops call
 
@@ -272,6 +281,22 @@ struct DrawNumbers {
     }
 };
 
+struct MoveCameras {
+    EditingKernel kernel;
+    View<CameraMatrix> from, to, between;
+    View<Vec3> turned;
+    View<float> weights;
+    View<int> levels;
+
+    NGP_HD void operator()(int64_t i) const {
+        between[i] = screw_between(from[i], to[i], 0.5f);
+        turned[i] = compose_rotations(rotation_between(from[i], to[i]), rotation_vector(from[i].rotation()));
+        const SplineWeights w = bspline_weights(3, 0.25f);
+        weights[i] = editing_weight(kernel, w.weight[0]);
+        levels[i] = levels_below(drawn_max_level(w.weight[1]), 16);
+    }
+};
+
 } // namespace compile_check
 
 template void for_each(cudaStream_t, int64_t, const compile_check::MakeRenderRays&);
@@ -289,5 +314,6 @@ template void for_each(cudaStream_t, int64_t, const compile_check::Activate&);
 template void for_each(cudaStream_t, int64_t, const compile_check::LensRoundTrip&);
 template void for_each(cudaStream_t, int64_t, const compile_check::TonemapPixels&);
 template void for_each(cudaStream_t, int64_t, const compile_check::DrawNumbers&);
+template void for_each(cudaStream_t, int64_t, const compile_check::MoveCameras&);
 
 } // namespace ngp::cuda

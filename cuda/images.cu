@@ -9,40 +9,48 @@ namespace {
 
 constexpr int64_t alignment = 256;
 
-int64_t bytes_of(const ImageView& image) {
-    return int64_t(image.width) * image.height * image.channels * (image.type == PixelType::U8 ? 1 : 4);
-}
+int64_t aligned(int64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+// Pixels that are on a device are where they are needed; what lies beside them is in host memory in any case.
+bool stays(const ImageView& image, bool holds_pixels) { return holds_pixels && image.device != host_memory; }
 
 } // namespace
 
 DeviceImages::DeviceImages(Context& context, const std::vector<TrainingView>& views, int64_t budget) {
-    std::vector<int64_t> begin;
+    std::vector<TrainingView> placed = views;
+    struct Move {
+        const void* from;
+        int64_t bytes, at;
+    };
+    std::vector<Move> moves;
     int64_t total = 0;
-    std::vector<size_t> on_host; // the others are where they are needed
-    for (size_t i = 0; i < views.size(); ++i) {
-        begin.push_back(total);
-        if (views[i].image.device != host_memory) continue;
-        on_host.push_back(i);
-        total += (bytes_of(views[i].image) + alignment - 1) / alignment * alignment;
-    }
+    for (TrainingView& view : placed)
+        for_each_plane(view.image, [&](const void* data, int64_t bytes, bool holds_pixels) {
+            if (stays(view.image, holds_pixels)) return data;
+            moves.push_back({data, bytes, total});
+            total += aligned(bytes);
+            return data;
+        });
     if (views.empty()) return;
     on_device_ = total <= budget;
     uint8_t* base;
     if (on_device_) {
         pixels_ = {context, total, "training images"};
         base = pixels_.data();
-        for (const size_t i : on_host)
-            pixels_.upload(static_cast<const uint8_t*>(views[i].image.pixels), bytes_of(views[i].image), begin[i]);
+        for (const Move& m : moves) pixels_.upload(static_cast<const uint8_t*>(m.from), m.bytes, m.at);
     } else {
         pinned_ = PinnedArray<uint8_t>(total);
         base = pinned_.data();
-        parallel_for(int64_t(on_host.size()), [&](int64_t k, int) {
-            const size_t i = on_host[size_t(k)];
-            std::memcpy(base + begin[i], views[i].image.pixels, size_t(bytes_of(views[i].image)));
+        parallel_for(int64_t(moves.size()), [&](int64_t k, int) {
+            const Move& m = moves[size_t(k)];
+            std::memcpy(base + m.at, m.from, size_t(m.bytes));
         });
     }
-    std::vector<TrainingView> placed = views;
-    for (const size_t i : on_host) placed[i].image.pixels = base + begin[i];
+    size_t next = 0;
+    for (TrainingView& view : placed)
+        for_each_plane(view.image, [&](const void* data, int64_t, bool holds_pixels) -> const void* {
+            return stays(view.image, holds_pixels) ? data : base + moves[next++].at;
+        });
     views_ = {context, int64_t(placed.size()), "training views"};
     views_.upload(placed);
 }

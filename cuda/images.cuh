@@ -7,9 +7,9 @@
 
 namespace ngp::cuda {
 
-// Pixels as they were given (8-bit images stay 8-bit). Those that are on the device stay where they are. Those of the
-// host are copied to the device, or, if they would take more than `budget` bytes of it, to page-locked host memory,
-// from which kernels fetch the pixels that they sample.
+// Pixels, and what lies beside them, as they were given (8-bit images stay 8-bit). Those that are on the device stay
+// where they are. Those of the host are copied to the device, or, if they would take more than `budget` bytes of it, to
+// page-locked host memory, from which kernels fetch the pixels that they sample.
 class DeviceImages {
   public:
     DeviceImages() = default;

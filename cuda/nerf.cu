@@ -60,7 +60,8 @@ class CudaNerfEngine final : public NerfEngine {
         images_ = DeviceImages(context_, views, std::max<int64_t>(0, context_.available() - reserve()));
     }
 
-    void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) override {
+    void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) override {
+        if (n_extra_dims > 0) fail_with_view_inputs();
         const DeviceGuard guard(context_.device());
         const NerfModelShape shape = nerf_model_shape(config, aabb_scale); // raises before anything changes
         int n_cascades = 1;
@@ -94,6 +95,7 @@ class CudaNerfEngine final : public NerfEngine {
 
     void train_step(const NerfTrainOptions& options, int64_t batch_size) override {
         if (images_.n_views() == 0) fail("there are no training images; load a scene or call set_images() first");
+        check_supported(options);
         const DeviceGuard guard(context_.device());
         prepare(options, batch_size);
         if (timer_.is_on())
@@ -152,12 +154,13 @@ class CudaNerfEngine final : public NerfEngine {
         const StepView step = step_view(parity_);
         if (!marched_) {
             launch_restart(context_, step);
-            launch_march(context_, context_.stream(), step, sample_of(plan), occupancy_->view(), plan.composite.loss,
-                         false);
+            launch_march(context_, context_.stream(), step, sample_of(plan), occupancy_->view(),
+                         plan.composite.objective, false);
         }
         timer_.mark(Stage::March, context_.stream());
-        model_->functions().trace_rays(context_, {trained(), model_->scratch(), step, occupancy_->view(),
-                                                  plan.sample.stepping, plan.composite.loss});
+        model_->functions().trace_rays(context_,
+                                       {trained(), model_->scratch(), step, occupancy_->view(), plan.sample.stepping,
+                                        plan.composite.objective, plan.composite.depth});
         timer_.mark(Stage::Trace, context_.stream());
         launch_order(context_, step, plan.batch_size);
         timer_.mark(Stage::Order, context_.stream());
@@ -169,7 +172,7 @@ class CudaNerfEngine final : public NerfEngine {
             check(cudaEventRecord(fork_, context_.stream()), "event");
             check(cudaStreamWaitEvent(side_stream_, fork_), "event");
             launch_march(context_, side_stream_, step_view(1 - parity_), sample_of(plan), occupancy_->view(),
-                         plan.composite.loss, true);
+                         plan.composite.objective, true);
             check(cudaEventRecord(join_, side_stream_), "event");
         }
         model_->launch_scatter_gradients(source());
@@ -375,6 +378,14 @@ class CudaNerfEngine final : public NerfEngine {
   private:
     using Stage = StageTimer::Stage;
 
+    // Options that only the CPU's engine has.
+    static void check_supported(const NerfTrainOptions& o) {
+        const char* remedy = ": not on CUDA yet; switch it off, or use device=\"cpu\"";
+        if (o.error_map.by_image) fail("sample_image_proportional_to_error", remedy);
+        if (o.error_map.by_pixel) fail("sample_focal_plane_proportional_to_error", remedy);
+        if (o.random_levels) fail("max_level_rand_training", remedy);
+    }
+
     bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
     SceneView scene() const {
         return {images_.views(), images_.n_views(), model_->box(), occupancy_->n_cascades() - 1};
@@ -433,13 +444,15 @@ class CudaNerfEngine final : public NerfEngine {
 
     // Brings buffers, ray count, step sizes and plan to the step at hand.
     void prepare(const NerfTrainOptions& options, int64_t batch_size) {
-        if (!buffers_ || buffers_->batch_size() != batch_size) {
+        const bool with_distances = options.depth.lambda != 0.0f;
+        if (!buffers_ || buffers_->batch_size() != batch_size || buffers_->with_distances() != with_distances) {
             context_.wait();
             forget_steps();
             buffers_.reset();
             try {
                 model_->reserve_encoding_gradients(batch_capacity(batch_size));
-                buffers_ = std::make_unique<StepBuffers>(context_, batch_size, model_->is_fused(), state_.data());
+                buffers_ = std::make_unique<StepBuffers>(context_, batch_size, model_->is_fused(), with_distances,
+                                                         state_.data());
             } catch (...) {
                 model_->release_encoding_gradients(); // so that a smaller batch finds room
                 throw;
@@ -465,8 +478,10 @@ class CudaNerfEngine final : public NerfEngine {
         p.sample.snap_to_pixel_centers = options_.snap_to_pixel_centers;
         p.composite.rgb_activation = options_.rgb_activation;
         p.composite.density_activation = options_.density_activation;
-        p.composite.loss = options_.loss;
+        p.composite.objective = {options_.train_mode, options_.loss};
         p.composite.near_distance = options_.near_distance;
+        p.composite.depth = options_.depth;
+        p.sample.with_distance = with_distances;
     }
 
     // The first step, or another batch size: the same samples a ray.
@@ -524,7 +539,16 @@ class CudaNerfEngine final : public NerfEngine {
 
     static int64_t pixels_of(const FrameRequest& r) { return int64_t(r.camera.width) * r.camera.height; }
 
+    // The rays of a warp share what the kernel keeps of the camera.
+    static void check_request(const FrameRequest& r) {
+        const char* instead = " is not available on CUDA; render on a Testbed with device=\"cpu\", or set ";
+        if (r.blur.aperture > 0.0f) fail("depth of field", instead, "aperture_size to 0");
+        if (r.motion.exists()) fail("motion blur", instead, "shutter_fraction to 0");
+        if (r.visualized_dimension >= 0) fail("visualized_dimension", instead, "it to -1");
+    }
+
     const DeviceArray<FramePixel>& render_on_device(const FrameRequest& r) {
+        check_request(r);
         refresh_averaged();
         frame_.reserve(context_, pixels_of(r), "the picture");
         RenderJob job;
@@ -540,16 +564,16 @@ class CudaNerfEngine final : public NerfEngine {
                     r.snap_to_pixel_centers};
         job.spp = r.spp;
         job.min_transmittance = r.min_transmittance;
-        job.linear_colors = r.linear_colors;
-        job.space = r.space;
+        job.add = r.add_ray();
         job.pixels = frame_.data();
         started_rays_.reserve(context_, render_rays(r.camera.width, r.camera.height), "the picture's rays");
         job.rays = started_rays_.data();
         job.counters = counters_.data();
-        const ScratchView scratch = model_->render_scratch(job.model, r.normals);
+        const bool normals = r.normals || r.shows.mode != RenderMode::Shade; // the kernel that has all modes
+        const ScratchView scratch = model_->render_scratch(job.model, normals);
         job.scratch = scratch.data;
         job.scratch_size = scratch.size;
-        model_->functions().render(context_, job, r.normals);
+        model_->functions().render(context_, job, normals);
         return frame_;
     }
 

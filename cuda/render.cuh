@@ -10,7 +10,7 @@
 #include "memory.cuh"
 #include "model.cuh"
 
-#include <ngp/stages/display.h>
+#include <ngp/stages/render_mode.h>
 #include <ngp/stages/render_rays.h>
 
 namespace ngp::cuda {
@@ -33,9 +33,8 @@ struct RenderJob {
     Vec3 parallel_direction; // of all rays, if the lens is orthographic; the launch sets it
     int spp = 1, sample = 0; // samples of a pixel; number of this pass's, which the launch sets
     float min_transmittance = 0.01f;
-    bool linear_colors = false;            // of the network
-    ColorSpace space = ColorSpace::Linear; // in which samples are averaged
-    FramePixel* pixels = nullptr;          // on the device, row-major; every one is written
+    AddRay add;                   // its near distance: that of `make`
+    FramePixel* pixels = nullptr; // on the device, row-major; every one is written
     // On the device, and of no meaning between passes.
     StartedRay* rays = nullptr; // render_rays() of them
     RenderCounters* counters = nullptr;

@@ -80,7 +80,17 @@ __device__ inline bool march_step(const RenderJob& job, RayMarcher& march, float
 template <bool Normals>
 __device__ void composite(const RenderJob& job, LaneRay& ray, const RawSample& raw, Vec3 normal) {
     const float sigma = density_from_raw(job.model.density_activation, raw.density);
-    const float weight = blend(ray.blend, sample_color(job.model.rgb_activation, raw), segment_alpha(sigma, ray.dt));
+    const float alpha = segment_alpha(sigma, ray.dt);
+    Vec3 value = sample_color(job.model.rgb_activation, raw);
+    if constexpr (Normals)
+        if (job.add.shows.mode != RenderMode::Shade) {
+            const float z_per_t = dot(ray.direction(job), job.make.pose.forward);
+            value = geometry_value(job.add.shows, alpha, ray.marcher(job).position(ray.t),
+                                   (ray.t + job.make.near_distance) * z_per_t);
+        }
+    const float weight = blend(ray.blend, value, alpha);
+    if constexpr (Normals)
+        if (job.add.shows.mode == RenderMode::Cost) ray.blend.rgb += splat3(cost_of_sample);
     ray.t_expected += weight * ray.t;
     if constexpr (Normals) ray.normal += normal * weight;
     if (weight > ray.largest) {
@@ -99,28 +109,25 @@ __device__ inline float short_srgb_to_linear(float v) {
 
 template <bool Normals>
 __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
-    float alpha = 1.0f - ray.blend.transmittance;
-    if (alpha > 1.0f - job.min_transmittance) { // stopped early: as if the rest were like what was seen
-        const float scale = 1.0f / alpha;
-        ray.blend.rgb = ray.blend.rgb * scale;
-        ray.t_expected *= scale;
-        if constexpr (Normals) ray.normal = ray.normal * scale;
-        alpha = 1.0f;
+    RenderedRay result{ray.blend.rgb, 0.0f, ray.t_expected, ray.t_max_weight, {}};
+    if constexpr (Normals) result.normal = ray.normal;
+    AddRay add = job.add;
+    if constexpr (!Normals) {
+        add.shows = {};
+        if (!add.linear_colors && add.space == ColorSpace::Linear) { // what nearly all pictures are
+            add.linear_colors = true;
+            result.finish(RenderMode::Shade, ray.blend.transmittance, job.min_transmittance);
+            result.rgb = {short_srgb_to_linear(result.rgb.x), short_srgb_to_linear(result.rgb.y),
+                          short_srgb_to_linear(result.rgb.z)};
+        } else {
+            result.finish(RenderMode::Shade, ray.blend.transmittance, job.min_transmittance);
+        }
+    } else {
+        result.finish(add.shows.mode, ray.blend.transmittance, job.min_transmittance);
     }
-    const float z_per_t = dot(ray.direction(job), job.make.pose.forward);
-    const float near = job.make.near_distance; // t counts from there, depth from the camera
     FramePixel sum = sum_before(job, ray.pixel);
-    sum.depth_max_weight = alpha > 0.2f ? (ray.t_max_weight + near) * z_per_t : max_depth;
-    if (!(alpha <= 0.001f)) {
-        Vec3 rgb = ray.blend.rgb;
-        if (job.linear_colors && job.space == ColorSpace::SRGB) rgb = linear_to_srgb(rgb);
-        if (!job.linear_colors && job.space == ColorSpace::Linear)
-            rgb = {short_srgb_to_linear(rgb.x), short_srgb_to_linear(rgb.y), short_srgb_to_linear(rgb.z)};
-        sum.rgb += rgb;
-        sum.alpha += alpha;
-        sum.depth_expected += (ray.t_expected + alpha * near) * z_per_t;
-        if constexpr (Normals) sum.normal += ray.normal;
-    }
+    const Vec3 direction = ray.direction(job);
+    add(sum, result, ray.origin(job), direction, dot(direction, job.make.pose.forward));
     store_sum(job, ray.pixel, sum);
 }
 
@@ -217,7 +224,8 @@ __global__ void __launch_bounds__(Net::threads, render_blocks<Net>)
         Vec3 normal;
         if constexpr (Normals) {
             const Vec3 scale = job.model.inverse_size;
-            const float finest = 1.0f / (normal_cell_steps * (sampled ? ray.dt : 1.0f) * scale.x);
+            float finest = 1.0f / (normal_cell_steps * (sampled ? ray.dt : 1.0f) * scale.x);
+            if (job.add.shows.mode == RenderMode::Normals) finest = FLT_MAX; // of the whole encoding
             normal = normalize(-(net.density_gradient(x, finest) * scale));
         }
         if (sampled) composite<Normals>(job, ray, raw, normal);

@@ -14,7 +14,8 @@ inline int64_t batch_capacity(int64_t batch_size) { return batch_size + std::max
 // Memory of training steps of one batch size.
 class StepBuffers {
   public:
-    StepBuffers(Context& context, int64_t batch_size, bool keep_encodings, StepState* state) : batch_size_(batch_size) {
+    StepBuffers(Context& context, int64_t batch_size, bool keep_encodings, bool with_distances, StepState* state)
+        : batch_size_(batch_size), with_distances_(with_distances) {
         view_.state = state;
         // What contributes varies from step to step; what does not fit into the batch is left out (order_rays_kernel),
         // what does not even fit here is lost while it is traced.
@@ -35,6 +36,10 @@ class StepBuffers {
         raw_ = {context, view_.sample_capacity, "samples"};
         blends_ = {context, view_.sample_capacity, "samples"};
         if (keep_encodings) encodings_ = {context, view_.sample_capacity * fused_encoded, "encodings"};
+        if (with_distances) {
+            distances_ = {context, view_.sample_capacity, "samples"};
+            ray_distances_ = {context, view_.max_rays, "rays"};
+        }
         order_ = {context, view_.batch_capacity, "samples"};
         scan_ = {context, tiles, "rays"};
         tile_loss_ = {context, tiles, "rays"};
@@ -43,6 +48,8 @@ class StepBuffers {
         view_.raw = raw_.data();
         view_.blends = blends_.data();
         view_.encodings = encodings_.data();
+        view_.distances = distances_.data();
+        view_.ray_distances = ray_distances_.data();
         view_.first = first_.data();
         view_.order = order_.data();
         view_.scan = scan_.data();
@@ -61,9 +68,11 @@ class StepBuffers {
     }
     int64_t max_rays() const { return view_.max_rays; }
     int64_t batch_size() const { return batch_size_; }
+    bool with_distances() const { return with_distances_; }
 
   private:
     int64_t batch_size_;
+    bool with_distances_;
     StepView view_;
     struct RayBuffers {
         DeviceArray<TrainingRay> rays;
@@ -77,6 +86,8 @@ class StepBuffers {
     DeviceArray<Sample> samples_;
     DeviceArray<RawSample> raw_;
     DeviceArray<SampleBlend> blends_;
+    DeviceArray<float> distances_;
+    DeviceArray<RayDistance> ray_distances_;
     DeviceArray<half> encodings_;
     DeviceArray<unsigned long long> scan_;
     DeviceArray<float> tile_loss_;

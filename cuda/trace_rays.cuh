@@ -17,7 +17,8 @@ struct TraceRaysJob {
     StepView step;
     OccupancyView occupancy;
     Stepping stepping;
-    LossType loss;
+    Objective objective;
+    DepthSupervision depth;
 };
 
 // A ray, the same in all lanes of its group.
@@ -26,7 +27,8 @@ struct GroupRay {
     RaySpan span;                // of samples that were marched ahead
     uint32_t ray = 0, count = 0; // samples so far
     BlendState blend;
-    uint32_t fits = 1; // its samples found room
+    float distance = 0; // sum of weight * t, where depths are supervised
+    uint32_t fits = 1;  // its samples found room
 };
 
 template <typename Net>
@@ -137,22 +139,28 @@ class RayTracer {
     __device__ void composite(bool sampled, Vec3 p, float t, float dt, const RawSample& raw) {
         const float sigma = density_from_raw(job_.model.density_activation, raw.density);
         const float alpha = sampled ? segment_alpha(sigma, dt) : 0.0f;
-        const Vec3 color = sample_color(job_.model.rgb_activation, raw);
+        Vec3 color = sample_color(job_.model.rgb_activation, raw);
+        if (job_.objective.mode == TrainMode::Rfl && active_) // its loss is what is added up
+            color = blended_quantity(job_.objective, color, job_.step.rays[ray_.ray].target);
         evaluated_ += sampled;
 
         // One sample after the other, so that the result does not depend on the size of groups. Samples behind the one
         // that makes the ray opaque don't contribute.
         bool stopped = false, contributes = false;
         SampleBlend own{};
+        float own_distance = 0;
         for (int k = 0; k < group_; ++k) {
             const float a = __shfl_sync(whole, alpha, k, group_);
             const Vec3 c{__shfl_sync(whole, color.x, k, group_), __shfl_sync(whole, color.y, k, group_),
                          __shfl_sync(whole, color.z, k, group_)};
+            const float at = job_.step.distances ? __shfl_sync(whole, t, k, group_) : 0.0f;
             if (stopped) continue;
             const float before = ray_.blend.transmittance;
-            blend(ray_.blend, c, a);
+            const float weight = blend(ray_.blend, c, a);
+            if (job_.step.distances) ray_.distance += weight * at;
             if (k == in_group_) {
                 own = {ray_.blend.rgb, before};
+                own_distance = ray_.distance;
                 contributes = sampled;
             }
             stopped = a > 0.0f && ray_.blend.transmittance < training_min_transmittance;
@@ -160,20 +168,23 @@ class RayTracer {
         // Samples behind an opaque one are not visits: how many of them there are depends on the size of groups.
         if (contributes && job_.step.visited) visit_cell(job_.step.visited, p, dt, job_.occupancy.max_cascade, sigma);
         const uint32_t contributing = __ballot_sync(whole, contributes);
-        keep(contributes, contributing, t, dt, raw, own);
+        keep(contributes, contributing, t, dt, raw, own, own_distance);
         ray_.count += uint32_t(__popc(contributing & of_group_));
         const bool ends = active_ && (stopped || (ray_.count >= ray_.span.count && ray_.march.t_end == 0.0f));
         if (ends && in_group_ == 0) {
             const TrainingRay& ray = job_.step.rays[ray_.ray];
             job_.step.outcomes[ray_.ray] =
-                ray_outcome(job_.loss, ray, ray_.blend.rgb, stopped ? 0.0f : ray_.blend.transmittance,
+                ray_outcome(job_.objective, ray, ray_.blend.rgb, stopped ? 0.0f : ray_.blend.transmittance,
                             ray_.fits ? ray_.count : unused_ray);
+            if (job_.step.distances)
+                job_.step.ray_distances[ray_.ray] = {
+                    ray_.distance, job_.depth.applies_to(ray) ? job_.depth.gradient(ray, ray_.distance) : 0.0f};
         }
         if (ends) active_ = false;
     }
 
     __device__ void keep(bool contributes, uint32_t contributing, float t, float dt, const RawSample& raw,
-                         const SampleBlend& blend) {
+                         const SampleBlend& blend, float distance) {
         if (!contributing) return;
         const StepView& step = job_.step;
         uint32_t base = 0;
@@ -188,6 +199,7 @@ class RayTracer {
             step.samples[at] = {t, dt, ray_.ray, index};
             step.raw[at] = raw;
             step.blends[at] = blend;
+            if (step.distances) step.distances[at] = distance;
             if constexpr (requires { net_.store_encoding(step.encodings); })
                 net_.store_encoding(step.encodings + int64_t(at) * fused_encoded);
         }

@@ -14,7 +14,7 @@ struct MarchJob {
     StepView step;
     SampleTrainingRays sample;
     OccupancyView occupancy;
-    LossType loss;
+    Objective objective;
     bool ahead; // for the step after this one
 };
 
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_const
         }
         if (i < n_rays) {
             step.rays[i] = ray;
-            if (!hit) step.outcomes[i] = ray_outcome(job.loss, ray, {}, 1.0f, 0);
+            if (!hit) step.outcomes[i] = ray_outcome(job.objective, ray, {}, 1.0f, 0);
         }
         const uint32_t hits = __ballot_sync(0xffffffffu, hit);
         uint32_t at = 0;
@@ -212,9 +212,9 @@ unsigned full_grid(const Context& context, Kernel kernel, int threads) {
 } // namespace
 
 void launch_march(Context& context, cudaStream_t stream, const StepView& step, const SampleTrainingRays& sample,
-                  const OccupancyView& occupancy, LossType loss, bool ahead) {
+                  const OccupancyView& occupancy, const Objective& objective, bool ahead) {
     march_kernel<<<full_grid(context, march_kernel, march_threads), march_threads, 0, stream>>>(
-        MarchJob{step, sample, occupancy, loss, ahead});
+        MarchJob{step, sample, occupancy, objective, ahead});
     check(cudaGetLastError(), "launch of marching");
 }
 

@@ -55,7 +55,8 @@ struct alignas(16) Sample {
     uint32_t ray;
     uint32_t index; // along the ray
 };
-// The state of compositing at a sample: colour up to it, itself included, and transmittance in front of it.
+// The state of compositing at a sample: what was added up (colours, or as train_mode.h says), itself included, and the
+// transmittance in front of it.
 struct alignas(16) SampleBlend {
     Vec3 upto;
     float before;
@@ -68,9 +69,14 @@ struct RaySpan {
 
 // What compositing a ray gave.
 struct RayOutcome {
-    Vec3 total, gradient; // colour with background; dL/d colour
+    Vec3 total, gradient; // what was added up (train_mode.h), with background; dL/d total
     uint32_t count;       // contributing samples, or unused_ray
     float loss;           // mean over channels
+};
+
+// The same of its distance, where depths are supervised.
+struct RayDistance {
+    float total = 0, gradient = 0; // expected distance; dL/d of it
 };
 
 // Sum over a warp's lower lanes, and over the lane itself.
@@ -150,15 +156,17 @@ class TileScan {
 struct StepView {
     StepState* state = nullptr;
     TrainingRay* rays = nullptr;
-    RaySpan* spans = nullptr;       // of rays
-    float* times = nullptr;         // t of their samples that were marched ahead, a ray's side by side
-    RayOutcome* outcomes = nullptr; // of rays
-    uint32_t* hits = nullptr;       // rays with samples
+    RaySpan* spans = nullptr;             // of rays
+    float* times = nullptr;               // t of their samples that were marched ahead, a ray's side by side
+    RayOutcome* outcomes = nullptr;       // of rays
+    RayDistance* ray_distances = nullptr; // of rays with samples; null as above
+    uint32_t* hits = nullptr;             // rays with samples
     // Contributing samples, in the order of their evaluation.
     Sample* samples = nullptr;
     RawSample* raw = nullptr;
     SampleBlend* blends = nullptr;
-    half* encodings = nullptr; // fused_encoded a sample; null without FusedNetwork
+    float* distances = nullptr; // the sum of weight * t up to a sample; null: depths are not supervised
+    half* encodings = nullptr;  // fused_encoded a sample; null without FusedNetwork
     // The same, ray after ray: place of the ray's first in `order`, or unused_ray; which sample is there.
     uint32_t* first = nullptr;
     uint32_t* order = nullptr;
@@ -172,19 +180,18 @@ struct StepView {
 __device__ inline CompositeOptions step_options(const StepState& state, CompositeOptions options) {
     // E.4 adds 1e-4 to gradients that are scaled by 128/n_rays; ours are those of the sum over rays.
     options.regularizer = 1e-4f * float(state.n_rays) / 128.0f;
-    options.encourage_density = state.occupancy_mean < occupancy_threshold;
+    options.encourage_density = options.objective.mode == TrainMode::Nerf && state.occupancy_mean < occupancy_threshold;
     return options;
 }
 
-// Ends a ray: its colour, loss and the loss's gradient. `transmittance` 0: nothing of the background is seen.
-__device__ inline RayOutcome ray_outcome(LossType loss, const TrainingRay& ray, Vec3 rgb, float transmittance,
-                                         uint32_t count) {
+// Ends a ray, of which compositing has added up `blend`. `transmittance` 0: nothing of the background is seen.
+__device__ inline RayOutcome ray_outcome(const Objective& objective, const TrainingRay& ray, Vec3 blend,
+                                         float transmittance, uint32_t count) {
     RayOutcome out;
-    out.total = rgb + ray.background * transmittance;
-    LossTerm l[3];
-    for (int c = 0; c < 3; ++c) l[c] = loss_term(loss, out.total[c], ray.target[c]);
-    out.loss = (l[0].value + l[1].value + l[2].value) * (1.0f / 3.0f);
-    out.gradient = {l[0].gradient, l[1].gradient, l[2].gradient};
+    out.total = blend + blended_quantity(objective, ray.background, ray.target) * transmittance;
+    const RayLoss loss = ray_loss(objective, out.total, ray.target);
+    out.loss = loss.value;
+    out.gradient = loss.gradient;
     out.count = count;
     return out;
 }
@@ -199,14 +206,22 @@ __device__ inline RawSample sample_gradient(const StepView& step, const Composit
     const Vec3 color = sample_color(options.rgb_activation, raw);
     const float alpha = segment_alpha(density_from_raw(options.density_activation, raw.density), s.dt);
     const float weight = blend.before * alpha, after = blend.before * (1.0f - alpha);
+    const Objective& objective = options.objective;
+    const Vec3 target = objective.mode == TrainMode::Nerf ? Vec3{} : step.rays[s.ray].target; // unused in Nerf
+    const Vec3 quantity = blended_quantity(objective, color, target), suffix = ray.total - blend.upto;
+    const SampleGradients g = sample_gradients(objective, ray.gradient, color, target, alpha, after, suffix);
     RawSample d;
     for (int c = 0; c < 3; ++c) {
-        d.rgb[c] = weight * ray.gradient[c] * color_derivative(options.rgb_activation, raw.rgb[c], color[c]);
+        d.rgb[c] = weight * g.color[c] * color_derivative(options.rgb_activation, raw.rgb[c], color[c]);
         if (options.rgb_activation == Activation::Exponential) d.rgb[c] += max_of(0.0f, 1e-4f * raw.rgb[c]);
         d.rgb[c] *= loss_scale;
     }
-    d.density = density_derivative(options.density_activation, raw.density) * s.dt *
-                blend_density_gradient(ray.gradient, after, color, ray.total - blend.upto);
+    float along = blend_density_gradient(g.blend, after, quantity, suffix);
+    if (step.distances) {
+        const RayDistance& distance = step.ray_distances[s.ray];
+        along += blend_distance_gradient(distance.gradient, after, s.t, distance.total - step.distances[sample]);
+    }
+    d.density = density_derivative(options.density_activation, raw.density) * s.dt * along;
     if (options.encourage_density && raw.density < 0.0f) d.density -= options.regularizer;
     if (s.t < options.near_distance && raw.density > -10.0f) d.density += options.regularizer;
     d.density *= loss_scale;
@@ -216,7 +231,7 @@ __device__ inline RawSample sample_gradient(const StepView& step, const Composit
 // Draws rays and marches them: this step's, or, once launch_order() is done, the next one's,
 // into arrays of its own. `sample`: without ray count, generator and destination, which are the state's.
 void launch_march(Context& context, cudaStream_t stream, const StepView& step, const SampleTrainingRays& sample,
-                  const OccupancyView& occupancy, LossType loss, bool ahead);
+                  const OccupancyView& occupancy, const Objective& objective, bool ahead);
 // Before this step's rays are marched, if they were not marched ahead.
 void launch_restart(Context& context, const StepView& step);
 // After tracing: which rays are used, their samples' order, and the number of rays of the next step.

@@ -7,8 +7,8 @@
 #include <cstdio>
 #include <ngp/core/check.h>
 #include <ngp/core/device.h>
-#include <ngp/stages/render_rays.h>
 #include <ngp/testbed.h>
+#include <utility>
 
 namespace ngp {
 
@@ -24,14 +24,6 @@ constexpr double poll_seconds = 0.02;
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-float degrees(float radians) { return radians * 57.29577951308232f; }
-float radians(float degrees) { return degrees * 0.017453292519943295f; }
-
-Aabb scene_box(int aabb_scale) {
-    const float half = 0.5f * float(aabb_scale);
-    return {splat3(0.5f - half), splat3(0.5f + half)};
-}
 
 constexpr int cpu_device = -1;
 
@@ -61,16 +53,6 @@ int resolve_device(const TestbedOptions& options) {
 std::unique_ptr<NerfEngine> make_engine(int device, const TestbedOptions& options) {
     if (device == cpu_device) return make_cpu_nerf_engine();
     return make_cuda_nerf_engine({device, options.deterministic, options.max_device_bytes});
-}
-
-CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& path) {
-    const float det = determinant(c.rotation());
-    if (!std::isfinite(det) || std::fabs(det) < 1e-9f || !std::isfinite(dot(c.position, c.position)))
-        fail(path, ": transform_matrix is not a camera pose (its rotation has determinant ", det, ")");
-    if (det < 0) fail(path, ": transform_matrix mirrors (determinant ", det, "); cameras must be right-handed");
-    if (std::fabs(det - 1.0f) <= 0.01f) return c;
-    const float s = 1.0f / std::cbrt(det);
-    return {c.right * s, c.down * s, c.forward * s, c.position};
 }
 
 } // namespace
@@ -103,6 +85,7 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
     if (camera.width < 1 || camera.height < 1 || image.width != camera.width || image.height != camera.height)
         fail(path, ": the image is ", image.width, "x", image.height, ", its camera ", camera.width, "x",
              camera.height);
+    check_image(image, path);
     check_camera(camera, path);
     ViewRecord v;
     v.path = path;
@@ -113,6 +96,7 @@ void NerfDataset::add_view(const std::string& path, const CameraMatrix& camera_t
     record.views.push_back(std::move(v));
     images.push_back(image);
     owners.push_back(std::move(owner));
+    changed_ = true;
 }
 
 Testbed::Testbed(TestbedMode mode, const TestbedOptions& options)
@@ -126,7 +110,9 @@ Testbed::Testbed(TestbedMode mode, const TestbedOptions& options)
     deterministic_ = options.deterministic || !on_cuda();
     engine_ = make_engine(index, options);
     if (on_cuda()) nerf.training.occupancy_schedule = OccupancySchedule::Specification;
-    aabb = render_aabb = scene_box(1);
+    nerf.training.testbed = this;
+    aabb = render_aabb = raw_aabb = scene_box(1);
+    reset_camera();
 }
 
 Testbed::~Testbed() = default;
@@ -143,36 +129,77 @@ void Testbed::set_dataset(NerfDataset dataset) {
     if (!(w.scale > 0 && std::isfinite(w.scale) && std::isfinite(w.offset.x + w.offset.y + w.offset.z)))
         fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
              "); scale must be positive and both finite");
-    for (size_t i = 0; i < dataset.images.size(); ++i)
-        if (const int at = dataset.images[i].device; at != host_memory && at != device_index())
-            fail(dataset.record.views[i].path, ": its pixels lie on cuda:", at, ", but this Testbed runs on ", device_);
-    const bool keep = has_network_ && network_aabb_scale_ == scale;
+    for (size_t i = 0; i < dataset.images.size(); ++i) check_place(dataset, i);
+    if (on_cuda() && dataset.record.n_extra_dims() > 0) fail_with_view_inputs();
     const auto replaced = nerf.training.dataset; // the engine reads its images until it gets others
+    bool keep = has_network_ && network_aabb_scale_ == scale;
+    if (keep) keep_extra_dims(replaced->record, dataset.record);
+    keep = keep && dataset.record.n_extra_dims() == network_extra_dims_ &&
+           dataset.record.has_light_dirs == replaced->record.has_light_dirs;
+    const std::vector<float> appearance = keep ? rendering_extra_dims() : std::vector<float>{};
     nerf.training.dataset = std::make_shared<NerfDataset>(std::move(dataset));
     mode_ = TestbedMode::Nerf;
     apply_dataset(keep);
+    if (keep && network_extra_dims_ > 0 && !same_views(replaced->record, nerf.training.dataset->record)) {
+        reset_view_inputs();
+        set_rendering_extra_dims(appearance); // pictures stay as they were
+    }
 }
 
 void Testbed::apply_dataset(bool keep_network) {
     const DatasetRecord& d = nerf.training.dataset->record;
-    aabb = render_aabb = scene_box(d.aabb_scale);
+    aabb = render_aabb = raw_aabb = scene_box(d.aabb_scale);
+    training_view_ = 0;
     if (!d.render_aabb.empty()) render_aabb = aabb.intersection(d.render_aabb);
     render_aabb_to_local = d.render_aabb_to_local;
     nerf.rgb_activation = d.is_hdr ? Activation::Exponential : Activation::Logistic;
     nerf.cone_angle_constant = d.aabb_scale <= 1 ? 0.0f : 1.0f / 256.0f;
     nerf.training.n_images_for_training = int(d.views.size());
+    for (const ImageView& image : nerf.training.dataset->images)
+        if (image.rays) nerf.training.near_distance = 0; // C.4
     up_dir = d.up;
-    if (!keep_network) has_network_ = false;
+    nerf.training.optimize_extra_dims = d.n_extra_learnable_dims > 0 && !d.has_light_dirs;
+    if (!keep_network) {
+        has_network_ = false;
+        nerf.rendering_extra_dims_from_training_view = 0;
+        nerf.rendering_extra_dims.clear();
+    }
     push_views();
 }
 
 void Testbed::push_views() {
-    const NerfDataset& data = *nerf.training.dataset;
+    NerfDataset& data = *nerf.training.dataset;
+    const std::lock_guard lock(data.mutex_.mutex);
     std::vector<TrainingView> views;
     if (data.has_images())
         for (size_t i = 0; i < data.images.size(); ++i)
             views.push_back({data.images[i], data.record.views[i].camera, data.record.views[i].start});
     engine_->set_views(std::move(views));
+    data.replaced_.clear();
+    data.changed_ = false;
+}
+
+void Testbed::create_empty_nerf_dataset(int n_images, int aabb_scale, bool is_hdr) {
+    Lock lock(mutex_);
+    set_dataset(NerfDataset::empty(n_images, aabb_scale, is_hdr));
+    nerf.training.n_images_for_training = 0;
+}
+
+void Testbed::check_place(const NerfDataset& dataset, size_t image) const {
+    if (const int at = dataset.images[image].device; at != host_memory && at != device_index())
+        fail(dataset.record.views[image].path, ": its pixels lie on cuda:", at, ", but this Testbed runs on ", device_);
+}
+
+// Of the images that are trained on, all must be there: create_empty_nerf_dataset() leaves that to its caller.
+void Testbed::check_images() const {
+    const NerfDataset& data = *nerf.training.dataset;
+    const int n = nerf.training.n_images_for_training, n_views = int(data.images.size());
+    for (int i = 0; i < (n > 0 ? std::min(n, n_views) : n_views); ++i) {
+        check_place(data, size_t(i));
+        if (!data.images[size_t(i)].pixels)
+            fail(data.record.views[size_t(i)].path, ": has no pixels yet; call nerf.training.set_image(", i,
+                 ", …), or set nerf.training.n_images_for_training to the number of images that are there");
+    }
 }
 
 void Testbed::clear_training_data() {
@@ -186,16 +213,20 @@ void Testbed::clear_training_data() {
 void Testbed::reload_network_from_json(const std::string& json, const std::string& source) {
     Lock lock(mutex_);
     NetworkConfig config = parse_network_config(json, source);
-    nerf_model_shape(config, nerf.training.dataset->record.aabb_scale); // raises before anything changes
+    const DatasetRecord& d = nerf.training.dataset->record;
+    nerf_model_shape(config, d.aabb_scale, d.n_extra_dims()); // raises before anything changes
     config_ = std::move(config);
     has_network_ = false;
     if (mode_ != TestbedMode::None) ensure_network();
 }
 
 void Testbed::ensure_network() {
-    if (has_network_) return;
-    network_aabb_scale_ = nerf.training.dataset->record.aabb_scale;
-    engine_->reset_network(config_, network_aabb_scale_, seed_);
+    const DatasetRecord& d = nerf.training.dataset->record;
+    if (has_network_ && network_extra_dims_ == d.n_extra_dims()) return;
+    engine_->reset_network(config_, d.aabb_scale, d.n_extra_dims(), seed_);
+    network_aabb_scale_ = d.aabb_scale;
+    network_extra_dims_ = d.n_extra_dims();
+    reset_view_inputs();
     engine_->reset_stage_times();
     nerf.training.loss_type = config_.loss;
     training_step_ = 0;
@@ -251,6 +282,10 @@ NerfTrainOptions Testbed::train_options() const {
     o.color.random_background = t.random_bg_color;
     o.color.background = {background_color[0], background_color[1], background_color[2]};
     o.loss = t.loss_type;
+    o.train_mode = t.train_mode;
+    o.error_map = {t.sample_image_proportional_to_error, t.sample_focal_plane_proportional_to_error,
+                   t.include_sharpness_in_error};
+    o.random_levels = max_level_rand_training;
     o.rgb_activation = nerf.rgb_activation;
     o.density_activation = nerf.density_activation;
     o.near_distance = t.near_distance;
@@ -261,6 +296,8 @@ NerfTrainOptions Testbed::train_options() const {
     o.occupancy_schedule = t.occupancy_schedule;
     o.train_encoding = shall_train_encoding;
     o.train_network = shall_train_network;
+    o.depth = {t.depth_loss_type, t.depth_supervision_lambda};
+    o.train_view_inputs = t.optimize_extra_dims && !t.dataset->record.has_light_dirs;
     return o;
 }
 
@@ -271,7 +308,10 @@ void Testbed::train(int64_t batch_size) {
     if (!nerf.training.dataset->has_images())
         fail("there is no training data; call load_training_data() or set_images() first");
     const auto start = Clock::now();
+    check_images();
     ensure_network();
+    if (nerf.training.dataset->changed_) push_views();
+    push_light_dirs();
     engine_->train_step(train_options(), batch_size);
     ++training_step_;
     step_under_way_ = true;
@@ -327,186 +367,6 @@ void Testbed::fit(std::optional<int64_t> steps, std::optional<double> seconds, s
     loss();
 }
 
-// --- rendering -----------------------------------------------------------------------------------------------------
-
-void Testbed::check_render_size(int width, int height, int spp) const {
-    if (width < 1 || height < 1 || width > 65536 || height > 65536)
-        fail("a picture of ", width, "x", height, " pixels can't be rendered; both sides must be from 1 to 65536");
-    if (spp < 1) fail("spp is ", spp, "; it must be at least 1");
-    if (!(nerf.render_min_transmittance >= 0 && nerf.render_min_transmittance < 1))
-        fail("nerf.render_min_transmittance is ", nerf.render_min_transmittance, "; it must be at least 0 and below 1");
-}
-
-FrameRequest Testbed::frame_request(const CameraModel& model, const CameraMatrix& pose, int spp) const {
-    FrameRequest r;
-    r.camera = model;
-    r.pose = pose;
-    r.spp = spp;
-    r.box = scene_box(network_aabb_scale_).intersection(aabb);
-    r.crop = render_aabb;
-    r.crop_to_local = render_aabb_to_local;
-    r.near_distance = render_near_distance;
-    r.cone_angle = nerf.cone_angle_constant;
-    r.min_transmittance = nerf.render_min_transmittance;
-    r.snap_to_pixel_centers = snap_to_pixel_centers;
-    r.linear_colors = nerf.training.linear_colors;
-    r.space = color_space;
-    r.rgb_activation = nerf.rgb_activation;
-    r.density_activation = nerf.density_activation;
-    return r;
-}
-
-SharedArray Testbed::new_array(size_t n, Placement where) const {
-    return {engine_->allocate(int64_t(n * sizeof(float)), where), n};
-}
-
-SharedArray Testbed::render(int width, int height, int spp, bool linear, SharedArray* depth) {
-    Lock lock(mutex_);
-    check_render_size(width, height, spp);
-    ensure_network();
-    const int along = camera.fov_axis == 0 ? width : height;
-    CameraModel model;
-    model.width = width;
-    model.height = height;
-    model.focal = camera.relative_focal_length * (float(along) * camera.zoom);
-    model.principal = (Vec2{0.5f, 0.5f} - camera.screen_center) * camera.zoom + Vec2{0.5f, 0.5f};
-
-    DisplayOptions display;
-    display.space = color_space;
-    display.background = {background_color[0], background_color[1], background_color[2]};
-    if (color_space != ColorSpace::SRGB) display.background = srgb_to_linear(display.background);
-    display.background_alpha = background_color[3];
-    display.gain = std::exp2(exposure);
-    display.curve = tonemap_curve;
-    display.linear = linear;
-    const size_t n_pixels = size_t(width) * size_t(height);
-    const SharedArray rgba = new_array(n_pixels * 4, Placement::Host);
-    if (depth) *depth = new_array(n_pixels, Placement::Host);
-    engine_->render_display(frame_request(model, camera.matrix, spp), display, rgba.data(),
-                            depth ? depth->data() : nullptr);
-    note_device_bytes();
-    return rgba;
-}
-
-ChannelImages Testbed::render_channels(const CameraMatrix& camera_to_world, const CameraModel& model,
-                                       const ChannelSet& channels, int spp, Placement where) {
-    Lock lock(mutex_);
-    check_render_size(model.width, model.height, spp);
-    check_camera(model, "camera");
-    ensure_network();
-    FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), spp);
-    r.space = ColorSpace::Linear;
-    r.normals = channels.normal;
-    const size_t n = size_t(model.width) * size_t(model.height);
-    ChannelImages out;
-    out.width = model.width;
-    out.height = model.height;
-    if (channels.rgb) out.rgb = new_array(3 * n, where);
-    if (channels.alpha) out.alpha = new_array(n, where);
-    if (channels.depth) out.depth = new_array(n, where);
-    if (channels.normal) out.normal = new_array(3 * n, where);
-    engine_->render_channels(r, world(), {out.rgb.data(), out.alpha.data(), out.depth.data(), out.normal.data()},
-                             where);
-    note_device_bytes();
-    return out;
-}
-
-RaySamples Testbed::ray_samples(const CameraMatrix& camera_to_world, const CameraModel& model, int x, int y) {
-    Lock lock(mutex_);
-    check_render_size(model.width, model.height, 1);
-    check_camera(model, "camera");
-    ensure_network();
-    const FrameRequest r = frame_request(model, world().camera_to_ngp(camera_to_world), 1);
-    const MakeRenderRay make{r.camera,        r.pose,
-                             r.box,           r.crop,
-                             r.crop_to_local, Stepping::with_cone_angle(r.cone_angle),
-                             r.near_distance, r.snap_to_pixel_centers};
-    RayMarcher march = make(x, y, 0);
-    const float to_world = 1.0f / world().scale;
-    RaySamples s{world().point_to_world(march.origin), world().direction_to_world(march.direction), {}, {}};
-    const OccupancyView grid = engine_->occupancy().view();
-    while (const float dt = march.next(grid, make.stepping, false)) {
-        s.t.push_back(march.t * to_world);
-        s.dt.push_back(dt * to_world);
-        march.t += dt;
-    }
-    return s;
-}
-
-QueryResult Testbed::query(const Vec3* positions, const Vec3* directions, int64_t n, bool occupancy, Placement where) {
-    Lock lock(mutex_);
-    ensure_network();
-    QueryResult out;
-    out.density = new_array(size_t(n), where);
-    if (directions) out.rgb = new_array(3 * size_t(n), where);
-    engine_->query({world(), aabb, occupancy, nerf.rgb_activation, nerf.density_activation}, positions, directions, n,
-                   out.rgb.data(), out.density.data(), where);
-    note_device_bytes();
-    return out;
-}
-
-void Testbed::wait_for_stream(uintptr_t stream) {
-    Lock lock(mutex_);
-    engine_->wait_for_stream(stream);
-}
-std::shared_ptr<SharedMemory> Testbed::keep_pixels(const void* on_device, int64_t bytes) {
-    Lock lock(mutex_);
-    auto kept = engine_->keep_pixels(on_device, bytes);
-    note_device_bytes();
-    return kept;
-}
-bool Testbed::all_finite(const float* on_device, int64_t n) {
-    Lock lock(mutex_);
-    return engine_->all_finite(on_device, n);
-}
-
-// --- camera --------------------------------------------------------------------------------------------------------
-
-void Testbed::set_nerf_camera_matrix(const CameraMatrix& camera_to_world) {
-    Lock lock(mutex_);
-    camera.matrix = world().camera_to_ngp(camera_to_world);
-}
-
-void Testbed::set_camera_to_training_view(int view) {
-    Lock lock(mutex_);
-    const auto& views = nerf.training.dataset->record.views;
-    if (view < 0 || view >= int(views.size()))
-        fail("training view ", view, " does not exist; there are ", views.size());
-    const ViewRecord& v = views[view];
-    const float along = float(camera.fov_axis == 0 ? v.camera.width : v.camera.height);
-    camera.matrix = v.start;
-    camera.relative_focal_length = v.camera.focal * (1.0f / along);
-    camera.screen_center = Vec2{1, 1} - v.camera.principal;
-}
-
-void Testbed::reset_camera() {
-    Lock lock(mutex_);
-    camera = RenderCamera{};
-    camera.matrix.position = Vec3{0.5f, 0.5f, 0.5f} - camera.matrix.forward * camera.scale;
-}
-
-float Testbed::fov() const {
-    const Vec2 xy = fov_xy();
-    return camera.fov_axis == 0 ? xy.x : xy.y;
-}
-void Testbed::set_fov(float angle) { set_fov_xy({angle, angle}); }
-Vec2 Testbed::fov_xy() const {
-    return {degrees(2 * std::atan(0.5f / camera.relative_focal_length.x)),
-            degrees(2 * std::atan(0.5f / camera.relative_focal_length.y))};
-}
-void Testbed::set_fov_xy(Vec2 angle) {
-    if (!(angle.x > 0 && angle.x < 180 && angle.y > 0 && angle.y < 180))
-        fail("a field of view of (", angle.x, ", ", angle.y, ") degrees; both must be above 0 and below 180");
-    camera.relative_focal_length = {0.5f / std::tan(0.5f * radians(angle.x)), 0.5f / std::tan(0.5f * radians(angle.y))};
-}
-
-std::vector<CameraMatrix> Testbed::cameras() const {
-    Lock lock(mutex_);
-    std::vector<CameraMatrix> result;
-    for (const ViewRecord& v : nerf.training.dataset->record.views) result.push_back(world().camera_to_world(v.start));
-    return result;
-}
-
 // --- snapshots -----------------------------------------------------------------------------------------------------
 
 void Testbed::save_snapshot(const std::string& path, bool include_optimizer_state, bool compress) {
@@ -529,6 +389,7 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
     s.camera = camera;
     s.density_grid = engine_->occupancy().values();
     s.dataset = nerf.training.dataset->record;
+    if (!s.dataset.has_light_dirs) s.latents = engine_->view_inputs();
     const NerfTraining& t = nerf.training;
     s.extra = {seed_,
                color_space,
@@ -541,6 +402,16 @@ void Testbed::save_snapshot(const std::string& path, bool include_optimizer_stat
                t.occupancy_schedule,
                0,
                t.n_images_for_training};
+    s.extra.depth_supervision_lambda = t.depth_supervision_lambda;
+    s.extra.depth_loss_type = t.depth_loss_type;
+    s.extra.loss = t.loss_type;
+    s.extra.train_mode = t.train_mode;
+    s.extra.rgb_activation = nerf.rgb_activation;
+    s.extra.density_activation = nerf.density_activation;
+    s.extra.sample_image_by_error = t.sample_image_proportional_to_error;
+    s.extra.sample_pixel_by_error = t.sample_focal_plane_proportional_to_error;
+    s.extra.sharpness_in_error = t.include_sharpness_in_error;
+    s.extra.random_levels = max_level_rand_training;
     s.train_state = engine_->train_state();
     s.rays_per_batch = s.train_state.rays_per_batch;
     s.extra.batch_size = s.train_state.rays_of_last_batch;
@@ -555,8 +426,22 @@ void Testbed::load_snapshot(const std::string& path) {
     if (keep_images && nerf.training.dataset->record.aabb_scale != s.dataset.aabb_scale)
         fail(path, ": its aabb_scale is ", s.dataset.aabb_scale, ", but the loaded training data's is ",
              nerf.training.dataset->record.aabb_scale);
+    if (on_cuda() && s.dataset.n_extra_dims() > 0) fail_with_view_inputs();
+    if (keep_images) {
+        DatasetRecord& d = nerf.training.dataset->record;
+        const bool as_data_says = d.n_extra_dims() == 0 || s.dataset.n_extra_dims() == d.n_extra_dims();
+        if (!as_data_says)
+            fail(path, ": its views have ", s.dataset.n_extra_dims(),
+                 " extra dimensions (latents or light directions), but those of the loaded training data ",
+                 d.n_extra_dims());
+        keep_extra_dims(s.dataset, d);
+    }
+    const bool known_views = !keep_images || same_views(nerf.training.dataset->record, s.dataset);
     config_ = parse_network_config(s.config_json, path);
-    if (!keep_images) nerf.training.dataset = std::make_shared<NerfDataset>(NerfDataset{std::move(s.dataset), {}, {}});
+    if (!keep_images) {
+        nerf.training.dataset = std::make_shared<NerfDataset>();
+        nerf.training.dataset->record = std::move(s.dataset);
+    }
     mode_ = TestbedMode::Nerf;
     apply_dataset(false);
     ensure_network();
@@ -579,14 +464,31 @@ void Testbed::load_snapshot(const std::string& path) {
         t.near_distance = s.extra.near_distance;
         t.snap_to_pixel_centers = s.extra.snap_to_pixel_centers;
         t.density_grid_decay = s.extra.occupancy_decay;
+        t.depth_supervision_lambda = s.extra.depth_supervision_lambda;
+        t.depth_loss_type = s.extra.depth_loss_type;
+        t.train_mode = s.extra.train_mode;
+        t.sample_image_proportional_to_error = s.extra.sample_image_by_error;
+        t.sample_focal_plane_proportional_to_error = s.extra.sample_pixel_by_error;
+        t.include_sharpness_in_error = s.extra.sharpness_in_error;
+        max_level_rand_training = s.extra.random_levels;
+        if (s.extra.rgb_activation) nerf.rgb_activation = *s.extra.rgb_activation;
+        if (s.extra.density_activation) nerf.density_activation = *s.extra.density_activation;
         // A snapshot of the CPU's must not leave a GPU with the CPU's schedule, unless it continues that very training.
         if (!on_cuda() || s.has_train_state || s.extra.occupancy_schedule == OccupancySchedule::Specification)
             t.occupancy_schedule = s.extra.occupancy_schedule;
         if (s.extra.n_images > 0 && keep_images) t.n_images_for_training = s.extra.n_images;
         has_network_ = false; // the seed also drives training's random numbers
         ensure_network();
+        if (s.extra.loss) t.loss_type = *s.extra.loss; // a new network sets its configuration's
     }
     engine_->set_params(s.params);
+    if (s.latents.n_views() > 0) {
+        const std::vector<float> first(s.latents.of(0), s.latents.of(1));
+        if (known_views)
+            engine_->set_view_inputs(std::move(s.latents));
+        else
+            set_rendering_extra_dims(first); // the new views' latents are still to be trained
+    }
     if (s.has_train_state) {
         engine_->set_train_state(s.train_state);
     } else {
@@ -618,8 +520,7 @@ TestbedStats Testbed::stats() const {
     note_device_bytes();
     s.device_bytes = engine_->device_bytes();
     s.peak_device_bytes = peak_device_bytes_;
-    for (const ImageView& i : nerf.training.dataset->images)
-        s.image_bytes += int64_t(i.width) * i.height * i.channels * (i.type == PixelType::U8 ? 1 : 4);
+    for (const ImageView& i : nerf.training.dataset->images) s.image_bytes += i.bytes();
     return s;
 }
 

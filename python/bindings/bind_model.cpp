@@ -16,8 +16,9 @@ namespace {
 class CpuModelBench final : public NerfModelBench {
   public:
     CpuModelBench(NerfBenchInput input, const std::string& isa)
-        : input_(std::move(input)), shape_(nerf_model_shape(input_.config, input_.aabb_scale)),
+        : input_(std::move(input)), shape_(nerf_model_shape(input_.config, input_.aabb_scale, input_.n_extra_dims)),
           kernels_(isa.empty() ? cpu_kernels() : cpu_kernels(isa)), gradient_(shape_.n_params()), raw_(size_t(n())) {
+        d_extra_dims_.resize(input_.extra_dims.size());
         const std::vector<float> initial = initial_nerf_params(shape_, input_.seed);
         params_.assign(initial.begin(), initial.end());
         density_ = PackedMlp(shape_.density);
@@ -53,7 +54,7 @@ class CpuModelBench final : public NerfModelBench {
     void forward() override {
         pack();
         each_task([&](int64_t begin, int64_t n, int worker, CpuLane&) {
-            kernels_.evaluate(view_, &input_.positions[begin], &input_.directions[begin], n, &raw_[begin],
+            kernels_.evaluate(view_from(begin), &input_.positions[begin], &input_.directions[begin], n, &raw_[begin],
                               workspaces_[worker]->get());
         });
     }
@@ -65,8 +66,9 @@ class CpuModelBench final : public NerfModelBench {
             results.density_gradient = lane.density_gradient.data();
             results.rgb_gradient = lane.rgb_gradient.data();
             results.tiles = &lane.tiles;
-            kernels_.forward_backward(view_, &input_.positions[begin], &input_.directions[begin], &input_.d_raw[begin],
-                                      n, workspaces_[worker]->get(), results);
+            if (input_.n_extra_dims > 0) results.d_extra_dims = d_extra_dims_.data() + begin * input_.n_extra_dims;
+            kernels_.forward_backward(view_from(begin), &input_.positions[begin], &input_.directions[begin],
+                                      &input_.d_raw[begin], n, workspaces_[worker]->get(), results);
         });
     }
     void scatter() override {
@@ -107,6 +109,7 @@ class CpuModelBench final : public NerfModelBench {
         if (n() > 0) kernels_.encode(shape_.position, view_.encoding_params, &unit_positions_[0].x, n(), out.data());
         return out;
     }
+    std::vector<float> extra_dims_gradient() override { return d_extra_dims_; }
     std::vector<Vec3> density_gradient() override {
         const MlpShape& mlp = shape_.density;
         const int width = shape_.position.n_out_padded, in = pad16(mlp.n_in), out = pad16(mlp.n_out);
@@ -133,6 +136,12 @@ class CpuModelBench final : public NerfModelBench {
     static constexpr int64_t samples_per_task = 1024;
     int64_t n() const { return int64_t(input_.positions.size()); }
     int64_t n_tasks() const { return (n() + samples_per_task - 1) / samples_per_task; }
+    NerfModelView view_from(int64_t begin) const {
+        NerfModelView view = view_;
+        view.extra_dims = input_.extra_dims.data() + begin * input_.n_extra_dims;
+        view.extra_dims_stride = input_.n_extra_dims;
+        return view;
+    }
     void pack() {
         density_.pack(params_.data());
         rgb_.pack(params_.data() + shape_.rgb_begin());
@@ -153,6 +162,7 @@ class CpuModelBench final : public NerfModelBench {
     std::vector<Vec3> unit_positions_; // relative to the box; the kernels clamp
     AlignedVector<float> params_, gradient_;
     std::vector<RawSample> raw_;
+    std::vector<float> d_extra_dims_;
     PackedMlp density_, rgb_;
     NerfOptimizer optimizer_;
     NerfModelView view_;
@@ -184,7 +194,7 @@ std::vector<float> checked(const NerfModelBench& model, const FloatArray& a, con
 std::unique_ptr<NerfModelBench> make_model(const std::string& config, int aabb_scale, const FloatArray& positions,
                                            const FloatArray& directions, const FloatArray& d_raw, uint64_t seed,
                                            const std::string& isa, const std::string& device, bool deterministic,
-                                           int max_shared_bytes) {
+                                           int max_shared_bytes, const std::optional<FloatArray>& extra_dims) {
     static_assert(sizeof(Vec3) == 12 && sizeof(RawSample) == 16);
     expect_shape(positions, {-1, 3}, "positions");
     expect_shape(directions, {positions.shape(0), 3}, "directions");
@@ -195,6 +205,12 @@ std::unique_ptr<NerfModelBench> make_model(const std::string& config, int aabb_s
                          rows<Vec3>(positions),
                          rows<Vec3>(directions),
                          rows<RawSample>(d_raw)};
+    if (extra_dims) {
+        expect_shape(*extra_dims, {positions.shape(0), -1}, "extra_dims");
+        input.n_extra_dims = int(extra_dims->shape(1));
+        input.extra_dims.assign(extra_dims->data(), extra_dims->data() + extra_dims->size());
+        if (device != "cpu") fail_with_view_inputs();
+    }
     if (device == "cpu") return std::make_unique<CpuModelBench>(std::move(input), isa);
     if (!isa.empty()) throw py::value_error("isa is of the CPU; it must be empty on device '" + device + "'");
     CudaOptions options;
@@ -226,7 +242,8 @@ void bind_model(py::module_& m) {
     py::class_<NerfModelBench>(m, "Model", "A model's training work on given samples (NGP space).")
         .def(py::init(&make_model), py::arg("config"), py::arg("aabb_scale"), py::arg("positions"),
              py::arg("directions"), py::arg("d_raw"), py::arg("seed") = 1337, py::arg("isa") = "",
-             py::arg("device") = "cpu", py::arg("deterministic") = false, py::arg("max_shared_bytes") = 0)
+             py::arg("device") = "cpu", py::arg("deterministic") = false, py::arg("max_shared_bytes") = 0,
+             py::arg("extra_dims") = py::none())
         .def("encode", &NerfModelBench::encode, "Position encoding alone.")
         .def("forward", &NerfModelBench::forward, "Encoding and both networks: raw().")
         .def("forward_backward", &NerfModelBench::forward_backward, "... and back; adds weight gradients.")
@@ -243,6 +260,10 @@ void bind_model(py::module_& m) {
         .def(
             "encoded", [](NerfModelBench& b) { return array(b.encoded(), b.shape().position.n_out_padded); },
             "(N, padded outputs): what the position encoding gives.")
+        .def(
+            "extra_dims_gradient",
+            [](NerfModelBench& b) { return array(b.extra_dims_gradient(), std::max(1, b.shape().n_extra_dims())); },
+            "(N, extra dimensions): of forward_backward().")
         .def(
             "density_gradient", [](NerfModelBench& b) { return array(b.density_gradient(), 3); },
             "(N,3): of the raw density with respect to the position.");

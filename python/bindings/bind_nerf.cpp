@@ -1,66 +1,36 @@
-#include "arrays.h"
+#include "images.h"
 
+#include <cmath>
 #include <pybind11/stl.h>
 
 using namespace ngp;
 
 namespace {
 
-// Keeps a NumPy array alive from C++, which may let go of it without the GIL.
-std::shared_ptr<const void> keep_alive(py::array array) {
-    return {new py::array(std::move(array)), [](const void* p) {
-                py::gil_scoped_acquire gil;
-                delete static_cast<const py::array*>(p);
-            }};
-}
-
-// uint8 or float32 (height, width, 3 or 4), without a copy where it is contiguous.
-std::pair<ImageView, std::shared_ptr<const void>> image_of(const py::object& pixels, const std::string& path) {
-    ImageView v;
-    std::vector<py::ssize_t> shape;
-    std::shared_ptr<const void> owner;
-    if (py::isinstance<DeviceArray>(pixels)) {
-        const auto& a = pixels.cast<const DeviceArray&>();
-        v.pixels = a.data;
-        v.type = a.is_bytes ? PixelType::U8 : PixelType::F32;
-        v.device = a.memory->device();
-        shape = a.shape;
-        owner = a.memory;
-    } else {
-        py::array array = py::array::ensure(pixels);
-        if (!array) throw py::value_error(path + ": pixels must be an array");
-        const bool bytes = py::isinstance<py::array_t<uint8_t>>(array);
-        if (!bytes && array.dtype().kind() != 'f')
-            throw py::value_error(path + ": pixels must be uint8 (sRGB) or float (linear)");
-        if (bytes)
-            array = py::array_t<uint8_t, py::array::c_style>::ensure(array);
-        else
-            array = FloatArray::ensure(array);
-        if (!array) throw py::value_error(path + ": pixels must be uint8 or float");
-        v.pixels = array.data();
-        v.type = bytes ? PixelType::U8 : PixelType::F32;
-        shape.assign(array.shape(), array.shape() + array.ndim());
-        owner = keep_alive(array);
-    }
-    if (shape.size() != 3 || (shape[2] != 3 && shape[2] != 4))
-        throw py::value_error(path + ": pixels must have shape (height, width, 3 or 4)");
-    v.height = int(shape[0]);
-    v.width = int(shape[1]);
-    v.channels = int(shape[2]);
-    return {v, owner};
-}
-
 void add_view(NerfDataset& d, const std::string& path, const FloatArray& camera_to_world,
               const FloatArray& focal_length, const FloatArray& principal_point, const Lens& lens,
               const py::object& pixels) {
-    auto [image, owner] = image_of(pixels, path);
+    TrainingImage image = image_of(pixels, path);
     CameraModel camera;
     camera.focal = to_vec2(focal_length, "focal_length");
     camera.principal = to_vec2(principal_point, "principal_point");
     camera.lens = lens;
-    camera.width = image.width;
-    camera.height = image.height;
-    d.add_view(path, to_camera(camera_to_world, "camera_to_world"), camera, image, std::move(owner));
+    camera.width = image.view.width;
+    camera.height = image.view.height;
+    d.add_view(path, to_camera(camera_to_world, "camera_to_world"), camera, image.view, std::move(image.owner));
+}
+
+void set_light_dir(NerfDataset& d, int view, const FloatArray& direction) {
+    if (view < 0 || view >= int(d.record.views.size()))
+        fail("view ", view, " does not exist; there are ", d.record.views.size());
+    const Vec3 v = to_vec3(direction, "direction");
+    const float length = std::sqrt(dot(v, v));
+    ViewRecord& record = d.record.views[size_t(view)];
+    if (!(length > 0.0f && std::isfinite(length)))
+        fail(record.path, ": its light direction must be finite and not zero");
+    record.light_dir = d.record.world.light_to_ngp(v / length);
+    d.record.has_light_dirs = true;
+    d.record.n_extra_learnable_dims = 0;
 }
 
 } // namespace
@@ -71,6 +41,10 @@ void bind_nerf(py::module_& m) {
         .def_property(
             "lens", [](ViewRecord& v) -> Lens& { return v.camera.lens; },
             [](ViewRecord& v, const Lens& l) { v.camera.lens = l; }, py::return_value_policy::reference_internal)
+        .def_property(
+            "camera_distortion", [](ViewRecord& v) -> Lens& { return v.camera.lens; },
+            [](ViewRecord& v, const Lens& l) { v.camera.lens = l; }, py::return_value_policy::reference_internal,
+            "The same as lens.")
         .def_property_readonly(
             "resolution",
             [](const ViewRecord& v) {
@@ -85,7 +59,12 @@ void bind_nerf(py::module_& m) {
         .def_property(
             "principal_point", [](const ViewRecord& v) { return to_array(v.camera.principal); },
             [](ViewRecord& v, const FloatArray& a) { v.camera.principal = to_vec2(a, "principal_point"); },
-            "(2,) relative to the image size.");
+            "(2,) relative to the image size.")
+        .def_property(
+            "light_dir", [](const ViewRecord& v) { return to_array(v.light_dir); },
+            [](ViewRecord& v, const FloatArray& a) { v.light_dir = to_vec3(a, "light_dir"); },
+            "(3,) unit, NGP space, of datasets with light directions; zero: none. Changes count from the next step "
+            "on.");
 
     py::class_<NerfDataset, std::shared_ptr<NerfDataset>>(m, "NerfDataset", "NeRF training data: cameras and images.")
         .def(py::init<>())
@@ -106,6 +85,14 @@ void bind_nerf(py::module_& m) {
                                    return paths;
                                })
         .def_property_readonly("has_images", &NerfDataset::has_images)
+        .def_property_readonly(
+            "envmap_resolution",
+            [](const NerfDataset&) {
+                py::array_t<int> a(2);
+                a.mutable_at(0) = a.mutable_at(1) = 0;
+                return a;
+            },
+            "(2,) int32: zeros; no dataset has an environment map (specification C.2).")
         .def_property(
             "scale", [](const NerfDataset& d) { return d.record.world.scale; },
             [](NerfDataset& d, float v) { d.record.world.scale = v; }, "NGP units per world unit.")
@@ -129,6 +116,19 @@ void bind_nerf(py::module_& m) {
             "is_hdr", [](const NerfDataset& d) { return d.record.is_hdr; },
             [](NerfDataset& d, bool v) { d.record.is_hdr = v; })
         .def_property(
+            "n_extra_learnable_dims", [](const NerfDataset& d) { return d.record.n_extra_learnable_dims; },
+            [](NerfDataset& d, int n) {
+                if (n < 0 || n > max_extra_dims)
+                    fail("n_extra_learnable_dims is ", n, "; it must be from 0 to ", max_extra_dims);
+                d.record.n_extra_learnable_dims = d.record.has_light_dirs ? 0 : n;
+            },
+            "Size of each view's latent; 0 where views have light directions.")
+        .def_property_readonly(
+            "has_light_dirs", [](const NerfDataset& d) { return d.record.has_light_dirs; },
+            "Whether views have light directions, which take the place of latents.")
+        .def("set_light_dir", set_light_dir, py::arg("view"), py::arg("direction"),
+             "Gives a view a light direction (3,), world frame, of any length but zero; views without have none.")
+        .def_property(
             "render_aabb", [](NerfDataset& d) -> Aabb& { return d.record.render_aabb; },
             [](NerfDataset& d, const Aabb& b) { d.record.render_aabb = b; },
             py::return_value_policy::reference_internal)
@@ -138,12 +138,12 @@ void bind_nerf(py::module_& m) {
              py::arg("principal_point"), py::arg("lens"), py::arg("pixels"),
              "Adds a view. camera_to_world: (3,4), OpenGL axes, world units; focal_length: (2,) pixels; "
              "principal_point: "
-             "(2,) relative; pixels: uint8 sRGB or float linear (H,W,3|4), straight alpha, kept without a copy if "
-             "contiguous; or a DeviceArray on the device of the Testbed that will train on it. Set scale, offset and "
-             "from_mitsuba before.");
+             "(2,) relative; pixels: a TrainingImage, or its pixels alone, on the host or on the device of the Testbed "
+             "that will train on them. Set scale, offset and from_mitsuba before.");
 
-    py::class_<NerfTraining>(m, "NerfTraining", "Options of NeRF training.")
-        .def_property_readonly("dataset", [](NerfTraining& t) { return t.dataset; })
+    py::class_<NerfTraining> training(m, "NerfTraining", "Options of NeRF training.");
+    bind_training_images(training);
+    training.def_property_readonly("dataset", [](NerfTraining& t) { return t.dataset; })
         .def_readwrite("random_bg_color", &NerfTraining::random_bg_color)
         .def_readwrite("n_images_for_training", &NerfTraining::n_images_for_training, "The first n views are used.")
         .def_readwrite("linear_colors", &NerfTraining::linear_colors)
@@ -152,19 +152,20 @@ void bind_nerf(py::module_& m) {
         .def_readwrite("near_distance", &NerfTraining::near_distance, "NGP units.")
         .def_readwrite("density_grid_decay", &NerfTraining::density_grid_decay)
         .def_readwrite("occupancy_schedule", &NerfTraining::occupancy_schedule)
-        .def_property(
-            "train_mode", [](const NerfTraining& t) { return t.train_mode; },
-            [](NerfTraining&, TrainMode mode) {
-                // instant-ngp without its run-time compiler does the same (specification E.4).
-                if (mode != TrainMode::Nerf &&
-                    PyErr_WarnEx(PyExc_UserWarning,
-                                 "train_mode: Rfl and RflRelax are not available here; training goes on in mode Nerf",
-                                 1) < 0)
-                    throw py::error_already_set();
-            },
-            "Nerf. Other modes warn and leave it.");
+        .def_readwrite("train_mode", &NerfTraining::train_mode,
+                       "Nerf compares a ray's composited colour with its target, Rfl each sample's, RflRelax at each "
+                       "sample what a ray from there on would show. Nerf is the default (instant-ngp's is RflRelax).")
+        .def_readwrite("sample_focal_plane_proportional_to_error",
+                       &NerfTraining::sample_focal_plane_proportional_to_error,
+                       "Half of the rays go where the images' errors are large. CPU only.")
+        .def_readwrite("sample_image_proportional_to_error", &NerfTraining::sample_image_proportional_to_error,
+                       "Half of the rays go to images in proportion to their errors. CPU only.")
+        .def_readwrite("include_sharpness_in_error", &NerfTraining::include_sharpness_in_error,
+                       "Errors count in proportion to the sharpness of the image where they are; with one of the "
+                       "sample_* options.");
 
-    py::class_<NerfSettings>(m, "NerfSettings", "NeRF options beyond training.")
+    py::class_<NerfSettings> settings(m, "NerfSettings", "NeRF options beyond training.");
+    settings
         .def_property_readonly(
             "training", [](NerfSettings& s) -> NerfTraining& { return s.training; },
             py::return_value_policy::reference_internal)
@@ -174,5 +175,17 @@ void bind_nerf(py::module_& m) {
                        "Rays stop when less than this shines through.")
         .def_readwrite("rendering_min_transmittance", &NerfSettings::render_min_transmittance)
         .def_readwrite("cone_angle_constant", &NerfSettings::cone_angle_constant,
-                       "Growth of the march step with distance; 0: constant steps.");
+                       "Growth of the march step with distance; 0: constant steps.")
+        .def_readwrite("sharpen", &NerfSettings::sharpen,
+                       "How much load_training_data() sharpens images; 0: not. A scene's own `sharpen` replaces it.")
+        .def_readwrite("render_gbuffer_hard_edges", &NerfSettings::render_gbuffer_hard_edges,
+                       "Render modes Positions and Depth: of the sample of largest weight, not blended.")
+        .def_readwrite("visualize_cameras", &NerfSettings::visualize_cameras, "Kept; only a window would use it.")
+        .def(
+            "find_closest_training_view",
+            [](const NerfSettings& s, const FloatArray& pose) {
+                return s.find_closest_training_view(to_camera(pose, "pose"));
+            },
+            py::arg("pose"), "Training view nearest to an NGP camera matrix (3,4), by position and forward axis.");
+    bind_latents(m, training, settings);
 }

@@ -1,5 +1,5 @@
 // Single stages of the CPU kernels on NumPy arrays, so that tests can hold each against its float64 twin.
-#include "bindings.h"
+#include "images.h"
 
 #include <chrono>
 #include <ngp/core/isa.h>
@@ -118,10 +118,10 @@ py::object mlp(int n_in, int width, int n_hidden, int n_out, const FloatArray& p
     return py::make_tuple(out, d_params, d_in);
 }
 
-// Composites one ray: (rgb loss, number of contributing samples, d_raw (n, 4)).
+// Composites one ray, whose distance, if above 0, is supervised: (rgb loss, number of contributing samples, d_raw (n,
+// 4)).
 py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArray& t, const FloatArray& target,
-                    const FloatArray& background, LossType loss, Activation rgb_activation, float near_distance,
-                    float regularizer, bool encourage_density) {
+                    const FloatArray& background, const CompositeOptions& o, float distance) {
     expect_shape(raw, {-1, 4}, "raw");
     const py::ssize_t n = raw.shape(0);
     expect_shape(dt, {n}, "dt");
@@ -129,12 +129,7 @@ py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArra
     TrainingRay ray;
     ray.target = to_vec3(target, "target");
     ray.background = to_vec3(background, "background");
-    CompositeOptions o;
-    o.loss = loss;
-    o.rgb_activation = rgb_activation;
-    o.near_distance = near_distance;
-    o.regularizer = regularizer;
-    o.encourage_density = encourage_density;
+    ray.distance = distance;
     int count = int(n);
     float value = 0;
     py::array_t<float> d_raw({n, py::ssize_t(4)});
@@ -142,6 +137,49 @@ py::tuple composite(const FloatArray& raw, const FloatArray& dt, const FloatArra
     CompositeAndLoss{o, &ray,   reinterpret_cast<const RawSample*>(raw.data()),     dt.data(), t.data(),
                      n, &count, reinterpret_cast<RawSample*>(d_raw.mutable_data()), &value}(0);
     return py::make_tuple(value, count, d_raw);
+}
+
+// Tiles (72, 128) of a uint8 image (H, W, 3 or 4).
+py::array_t<float> sharpness_of(const py::array_t<uint8_t, py::array::c_style | py::array::forcecast>& image) {
+    if (image.ndim() != 3 || image.shape(2) < 3 || image.shape(2) > 4)
+        throw py::value_error("image must have shape (height, width, 3 or 4)");
+    ImageView view;
+    view.pixels = image.data();
+    view.height = int(image.shape(0));
+    view.width = int(image.shape(1));
+    view.channels = int(image.shape(2));
+    return take(image_sharpness(view), {sharpness_height, sharpness_width});
+}
+
+// Rays drawn by error maps (n_images, height, width): image (N,), position (N, 2) and probability density (N,) of each,
+// and the place of its cell in the next map, (N,).
+py::tuple draw_by_error(const FloatArray& maps, bool by_image, bool by_pixel, uint64_t seed, int n_rays) {
+    expect_shape(maps, {-1, -1, -1}, "maps");
+    const int n_images = int(maps.shape(0));
+    ErrorMap::State state;
+    state.n_images = n_images;
+    state.width = state.drawn_width = int(maps.shape(2));
+    state.height = state.drawn_height = int(maps.shape(1));
+    state.drawn.assign(maps.data(), maps.data() + maps.size());
+    state.errors.assign(state.drawn.size(), 0.0f);
+    state.interval = 1;
+    ErrorMap map;
+    map.set_state(state);
+    map.begin_step({by_image, by_pixel, false}, {}, n_images, n_rays);
+    const ErrorSampling sampling = map.sampling();
+    py::array_t<int> image(n_rays), cell(n_rays);
+    py::array_t<float> uv({n_rays, 2}), density(n_rays);
+    Pcg32 r = Pcg32::seeded(seed);
+    for (int i = 0; i < n_rays; ++i) {
+        int chosen = i % n_images;
+        Vec2 at{r.next_float(), r.next_float()};
+        density.mutable_at(i) = sampling.choose(r, n_images, chosen, at);
+        r.advance(error_map_draws);
+        image.mutable_at(i) = chosen;
+        uv.mutable_at(i, 0) = at.x, uv.mutable_at(i, 1) = at.y;
+        cell.mutable_at(i) = int(sampling.cell(chosen, at));
+    }
+    return py::make_tuple(image, uv, density, cell);
 }
 
 // GFLOP/s of the MLP kernels' matrix product alone, on a tile that stays in the first-level cache.
@@ -223,6 +261,20 @@ py::array_t<uint8_t> occupancy_clearance(const FloatArray& grid, const std::stri
     return py::array_t<uint8_t>(py::ssize_t(w.clearance.size()), w.clearance.data());
 }
 
+// A pixel as training sees it, from a camera of the identity's pose: (rgb linear premultiplied, alpha, origin,
+// direction, distance).
+py::tuple pixel_of_image(const TrainingImage& image, const CameraModel& model, int x, int y) {
+    TrainingView view;
+    view.image = image.view;
+    view.camera = model;
+    view.pose = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {0, 0, 0}};
+    const LinearPixel p = read_pixel(view.image, x, y);
+    const Vec2 uv{(float(x) + 0.5f) / float(image.view.width), (float(y) + 0.5f) / float(image.view.height)};
+    const Ray ray = pixel_ray(view, x, y, uv);
+    return py::make_tuple(to_array(p.rgb), p.alpha, to_array(ray.origin), to_array(ray.direction),
+                          pixel_distance(view, x, y, uv));
+}
+
 CameraModel lens_camera(LensMode mode, const std::vector<float>& params, int width, int height, const FloatArray& focal,
                         const FloatArray& principal) {
     CameraModel c;
@@ -249,9 +301,35 @@ void bind_stages(py::module_& m) {
     m.def("spherical_harmonics", encode_direction, py::arg("degree"), py::arg("directions"));
     m.def("mlp", mlp, py::arg("n_in"), py::arg("width"), py::arg("n_hidden"), py::arg("n_out"), py::arg("params"),
           py::arg("input"), py::arg("d_output") = py::none(), py::arg("padding") = 16, py::arg("isa") = "");
-    m.def("composite", composite, py::arg("raw"), py::arg("dt"), py::arg("t"), py::arg("target"), py::arg("background"),
-          py::arg("loss") = LossType::Huber, py::arg("rgb_activation") = Activation::Logistic,
-          py::arg("near_distance") = 0.0f, py::arg("regularizer") = 0.0f, py::arg("encourage_density") = false);
+    py::class_<DepthSupervision>(m, "DepthSupervision")
+        .def(py::init([](LossType loss, float lambda) { return DepthSupervision{loss, lambda}; }), py::arg("loss"),
+             py::arg("weight"));
+    m.def(
+        "composite",
+        [](const FloatArray& raw, const FloatArray& dt, const FloatArray& t, const FloatArray& target,
+           const FloatArray& background, LossType loss, Activation rgb_activation, float near_distance,
+           float regularizer, bool encourage_density, Activation density_activation, TrainMode mode,
+           const DepthSupervision& depth, float distance) {
+            CompositeOptions o;
+            o.objective = {mode, loss};
+            o.rgb_activation = rgb_activation;
+            o.density_activation = density_activation;
+            o.near_distance = near_distance;
+            o.regularizer = regularizer;
+            o.encourage_density = encourage_density;
+            o.depth = depth;
+            return composite(raw, dt, t, target, background, o, distance);
+        },
+        py::arg("raw"), py::arg("dt"), py::arg("t"), py::arg("target"), py::arg("background"),
+        py::arg("loss") = LossType::Huber, py::arg("rgb_activation") = Activation::Logistic,
+        py::arg("near_distance") = 0.0f, py::arg("regularizer") = 0.0f, py::arg("encourage_density") = false,
+        py::arg("density_activation") = Activation::Exponential, py::arg("mode") = TrainMode::Nerf,
+        py::arg("depth") = DepthSupervision{}, py::arg("distance") = 0.0f);
+    m.def("error_map_side", error_map_side, py::arg("rays"), py::arg("limit"));
+    m.def("image_sharpness", sharpness_of, py::arg("image"));
+    m.def("draw_by_error", draw_by_error, py::arg("maps"), py::arg("by_image"), py::arg("by_pixel"), py::arg("seed"),
+          py::arg("n_rays"));
+    m.def("levels_below", [](float u, int n_levels) { return levels_below(drawn_max_level(u), n_levels); });
     m.def("loss_term", [](LossType type, float prediction, float target) {
         const LossTerm t = loss_term(type, prediction, target);
         return py::make_tuple(t.value, t.gradient);
@@ -280,6 +358,12 @@ void bind_stages(py::module_& m) {
     m.def("lens_project", [](LensMode mode, const std::vector<float>& params, int width, int height,
                              const FloatArray& focal, const FloatArray& principal, const FloatArray& point) {
         return to_array(lens_camera(mode, params, width, height, focal, principal).project(to_vec3(point, "point")));
+    });
+    m.def("training_pixel", [](const TrainingImage& image, const FloatArray& focal, LensMode mode,
+                               const std::vector<float>& params, int x, int y) {
+        const FloatArray centre = to_array(Vec2{0.5f, 0.5f});
+        return pixel_of_image(image, lens_camera(mode, params, image.view.width, image.view.height, focal, centre), x,
+                              y);
     });
     m.def("srgb_to_linear", [](float v) { return srgb_to_linear(v); });
     m.def("linear_to_srgb", [](float v) { return linear_to_srgb(v); });

@@ -56,27 +56,29 @@ std::unique_ptr<Testbed> make_testbed(TestbedMode mode, const std::string& devic
                                      TestbedOptions{device, seed, deterministic, max_device_bytes.value_or(0), warn});
 }
 
-py::array_t<float> render(Testbed& t, int width, int height, int spp, bool linear) {
+py::array_t<float> render(Testbed& t, int width, int height, int spp, bool linear, float start_t, float end_t,
+                          float fps, float shutter_fraction) {
     SharedArray rgba;
     {
         py::gil_scoped_release release;
-        rgba = t.render(width, height, spp, linear);
+        rgba = t.render(width, height, spp, linear, nullptr, {start_t, end_t, fps, shutter_fraction});
     }
     return to_python(rgba, {height, width, 4});
 }
 
-py::tuple render_with_depth(Testbed& t, int width, int height, int spp, bool linear) {
+py::tuple render_with_depth(Testbed& t, int width, int height, int spp, bool linear, float start_t, float end_t,
+                            float fps, float shutter_fraction) {
     SharedArray rgba, depth;
     {
         py::gil_scoped_release release;
-        rgba = t.render(width, height, spp, linear, &depth);
+        rgba = t.render(width, height, spp, linear, &depth, {start_t, end_t, fps, shutter_fraction});
     }
     return py::make_tuple(to_python(rgba, {height, width, 4}), to_python(depth, {height, width}));
 }
 
 py::dict render_channels(Testbed& t, const FloatArray& camera, int width, int height, const FloatArray& focal,
                          const FloatArray& principal, const Lens& lens, const std::vector<std::string>& channels,
-                         int spp, bool on_device) {
+                         int spp, bool on_device, const Appearance& appearance) {
     const CameraMatrix pose = to_camera(camera, "camera");
     const CameraModel model = camera_model(width, height, focal, principal, lens);
     const auto asked_for = [&](const char* name) {
@@ -86,7 +88,7 @@ py::dict render_channels(Testbed& t, const FloatArray& camera, int width, int he
     ChannelImages out;
     {
         py::gil_scoped_release release;
-        out = t.render_channels(pose, model, set, spp, on_device ? Placement::Device : Placement::Host);
+        out = t.render_channels(pose, model, set, spp, on_device ? Placement::Device : Placement::Host, appearance);
     }
     py::dict d;
     if (set.rgb) d["rgb"] = to_python(out.rgb, {height, width, 3});
@@ -106,13 +108,13 @@ py::tuple ray_samples(Testbed& t, const FloatArray& camera, int width, int heigh
 }
 
 py::object query(Testbed& t, const Vec3* positions, const Vec3* directions, py::ssize_t n, bool occupancy,
-                 Placement where, const std::vector<uintptr_t>& streams = {}) {
+                 Placement where, const Appearance& appearance, const std::vector<uintptr_t>& streams = {}) {
     QueryResult r;
     {
         py::gil_scoped_release release;
         for (const uintptr_t stream : streams)
             if (stream) t.wait_for_stream(stream);
-        r = t.query(positions, directions, n, occupancy, where);
+        r = t.query(positions, directions, n, occupancy, where, appearance);
     }
     const py::object density = to_python(r.density, {n});
     if (!directions) return density;
@@ -125,32 +127,34 @@ const Vec3* vectors_of(const DeviceInput& a, py::ssize_t n, const std::string& n
     return static_cast<const Vec3*>(a.data);
 }
 
-py::object query_on_device(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy) {
+py::object query_on_device(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy,
+                           const Appearance& appearance) {
     const DeviceInput p = device_input(t, positions, "positions");
     const Vec3* points = vectors_of(p, -1, "positions");
     const py::ssize_t n = p.shape[0];
-    if (directions.is_none()) return query(t, points, nullptr, n, occupancy, Placement::Device, {p.stream});
+    if (directions.is_none()) return query(t, points, nullptr, n, occupancy, Placement::Device, appearance, {p.stream});
     const DeviceInput d = device_input(t, directions, "directions");
     // Without points, the pointer may be null, which would mean that there are no directions.
     const Vec3* along = vectors_of(d, n, "directions");
     static const Vec3 any{};
-    return query(t, points, n > 0 ? along : &any, n, occupancy, Placement::Device, {p.stream, d.stream});
+    return query(t, points, n > 0 ? along : &any, n, occupancy, Placement::Device, appearance, {p.stream, d.stream});
 }
 
-py::object query_field(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy) {
+py::object query_field(Testbed& t, const py::object& positions, const py::object& directions, bool occupancy,
+                       const Appearance& appearance) {
     const bool on_device = is_on_device(positions);
     if (!directions.is_none() && is_on_device(directions) != on_device) {
         if (!on_device) device_input(t, directions, "directions"); // raises on the CPU
         throw py::value_error(std::string(on_device ? "positions" : "directions") + " lie on a CUDA device, " +
                               (on_device ? "directions" : "positions") + " in host memory; pass both in one place");
     }
-    if (on_device) return query_on_device(t, positions, directions, occupancy);
+    if (on_device) return query_on_device(t, positions, directions, occupancy, appearance);
     const FloatArray p = host_floats(positions, "positions");
     const Vec3* points = as_vectors(p, "positions");
-    if (directions.is_none()) return query(t, points, nullptr, p.shape(0), occupancy, Placement::Host);
+    if (directions.is_none()) return query(t, points, nullptr, p.shape(0), occupancy, Placement::Host, appearance);
     const FloatArray d = host_floats(directions, "directions");
     expect_shape(d, {p.shape(0), 3}, "directions");
-    return query(t, points, as_vectors(d, "directions"), p.shape(0), occupancy, Placement::Host);
+    return query(t, points, as_vectors(d, "directions"), p.shape(0), occupancy, Placement::Host, appearance);
 }
 
 // A copy of images on the device: (height, width, channels), or (n, height, width, channels).
@@ -242,24 +246,35 @@ void bind_camera(py::class_<Testbed>& c) {
             "screen_center", [](const Testbed& t) { return to_array(t.camera.screen_center); },
             [](Testbed& t, const FloatArray& v) { t.camera.screen_center = to_vec2(v, "screen_center"); })
         .def_property(
-            "zoom", [](const Testbed& t) { return t.camera.zoom; }, [](Testbed& t, float v) { t.camera.zoom = v; })
+            "zoom", [](const Testbed& t) { return t.camera.zoom; },
+            [](Testbed& t, float v) {
+                if (!(v > 0)) throw py::value_error("zoom must be positive");
+                t.camera.zoom = v;
+            })
         .def(
             "set_nerf_camera_matrix",
             [](Testbed& t, const FloatArray& m) { t.set_nerf_camera_matrix(to_camera(m, "matrix")); },
             "Sets the camera from a camera-to-world matrix in the input's frame (OpenGL axes).")
-        .def("set_camera_to_training_view", &Testbed::set_camera_to_training_view)
+        .def("set_camera_to_training_view", &Testbed::set_camera_to_training_view,
+             "Pose, focal length and principal point of a view, for pictures of its shape. render_lens becomes the "
+             "view's lens, but is not used unless it is set.")
         .def("reset_camera", &Testbed::reset_camera)
         .def("cameras", cameras, "(N,3,4) poses of the training views in the input's frame.");
 }
 
 void bind_options(py::class_<Testbed>& c) {
     c.def_property(
-         "background_color", [](const Testbed& t) { return t.background_color; },
+         "background_color",
+         [](const Testbed& t) {
+             FloatArray a(4);
+             std::copy(t.background_color.begin(), t.background_color.end(), a.mutable_data());
+             return a;
+         },
          [](Testbed& t, const std::vector<float>& v) {
              if (v.size() != 3 && v.size() != 4) throw py::value_error("background_color must have 3 or 4 values");
              std::copy(v.begin(), v.end(), t.background_color.begin());
          },
-         "RGBA, sRGB, straight alpha.")
+         "(4,) float32: RGBA, sRGB, straight alpha; a copy.")
         .def_readwrite("exposure", &Testbed::exposure, "Stops.")
         .def_readwrite("color_space", &Testbed::color_space)
         .def_readwrite("tonemap_curve", &Testbed::tonemap_curve)
@@ -280,6 +295,8 @@ void bind_options(py::class_<Testbed>& c) {
         .def_readwrite("shall_train", &Testbed::shall_train)
         .def_readwrite("shall_train_encoding", &Testbed::shall_train_encoding)
         .def_readwrite("shall_train_network", &Testbed::shall_train_network)
+        .def_readwrite("max_level_rand_training", &Testbed::max_level_rand_training,
+                       "Half of the rays are trained with a random number of grid levels, coarsest first. CPU only.")
         .def_readwrite("training_batch_size", &Testbed::training_batch_size, "Samples of a step that frame() does.")
         .def_property_readonly("nerf", [](Testbed& t) -> NerfSettings& { return t.nerf; }, internal);
 }
@@ -319,6 +336,12 @@ void bind_testbed(py::module_& m) {
             "(cascades * 128^3,) float32, Morton order: density times the minimal step; -1: seen by no camera.")
         .def("set_dataset", &Testbed::set_dataset, py::arg("dataset"), "Replaces the training data.")
         .def("clear_training_data", &Testbed::clear_training_data)
+        .def(
+            "create_empty_nerf_dataset", &Testbed::create_empty_nerf_dataset, py::arg("n_images"),
+            py::arg("aabb_scale") = 1, py::arg("is_hdr") = false,
+            "Views without images as training data, scale 0.33, offset 0.5, poses of the identity. Give them theirs by "
+            "nerf.training.set_image(), set_camera_intrinsics() and set_camera_extrinsics(), and set "
+            "nerf.training.n_images_for_training to the number of the first ones that are complete.")
         .def("reload_network_from_json_text", &Testbed::reload_network_from_json, py::arg("json"),
              py::arg("source") = "network configuration")
         .def("reset", &Testbed::reset, py::arg("reset_density_grid") = true)
@@ -328,18 +351,27 @@ void bind_testbed(py::module_& m) {
              "One training step of training_batch_size if shall_train; always True.")
         .def("fit_steps", fit, py::arg("steps"), py::arg("seconds"), py::arg("batch_size"), py::arg("callback"))
         .def("render", render, py::arg("width") = 1920, py::arg("height") = 1080, py::arg("spp") = 1,
-             py::arg("linear") = true,
-             "(H,W,4) float32: premultiplied RGBA over background_color, linear or sRGB-encoded.")
+             py::arg("linear") = true, py::arg("start_t") = -1.0f, py::arg("end_t") = -1.0f, py::arg("fps") = 30.0f,
+             py::arg("shutter_fraction") = 1.0f,
+             R"((H,W,4) float32: premultiplied RGBA over background_color, linear or sRGB-encoded, of render_mode.
+
+The camera is the current one, or, with start_t from 0 to 1, that of camera_path from start_t to end_t (default: the same),
+where it stays. Its motion is blurred while the shutter is open, for shutter_fraction of that time. A time of 0 also
+resets camera_smoothing, which follows the path by frames of 1/fps seconds. The lens is perspective unless render_lens
+has been set.)")
         .def("render_with_depth", render_with_depth, py::arg("width") = 1920, py::arg("height") = 1080,
-             py::arg("spp") = 1, py::arg("linear") = true,
-             "(rgba, depth): depth (H,W) in NGP units along the camera's forward axis at the sample of largest weight; "
-             "16384 where alpha <= 0.2.")
+             py::arg("spp") = 1, py::arg("linear") = true, py::arg("start_t") = -1.0f, py::arg("end_t") = -1.0f,
+             py::arg("fps") = 30.0f, py::arg("shutter_fraction") = 1.0f,
+             "(rgba, depth): as render(), and (H,W) in NGP units along the camera's forward axis at the sample of "
+             "largest weight; of several samples per pixel, of the last. 16384 where alpha <= 0.2; 0 with "
+             "render_ground_truth.")
         .def("render_camera", render_channels, py::arg("camera"), py::arg("width"), py::arg("height"),
              py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("channels"), py::arg("spp"),
-             py::arg("on_device"))
+             py::arg("on_device"), py::arg("appearance"))
         .def("ray_samples_of_pixel", ray_samples, py::arg("camera"), py::arg("width"), py::arg("height"),
              py::arg("focal_length"), py::arg("principal_point"), py::arg("lens"), py::arg("x"), py::arg("y"))
-        .def("query_field", query_field, py::arg("positions"), py::arg("directions"), py::arg("occupancy"))
+        .def("query_field", query_field, py::arg("positions"), py::arg("directions"), py::arg("occupancy"),
+             py::arg("appearance"))
         .def("keep_images", keep_images, py::arg("images"), py::arg("name"),
              "A copy of an image, or of several of one size, that lies on the Testbed's device: a DeviceArray, or a "
              "NumPy "
@@ -352,4 +384,6 @@ void bind_testbed(py::module_& m) {
         .def("stats", stats, "Counters, stage times in ms (summed over `steps`), bytes held. Waits for the device.");
     bind_camera(c);
     bind_options(c);
+    bind_latent_fits(c);
+    bind_display(c);
 }

@@ -70,6 +70,29 @@ void bind_types(py::module_& m) {
             "diag", [](const Aabb& b) { return to_array(b.diag()); }, "(3,) float32, max - min.")
         .def("contains", [](const Aabb& b, const FloatArray& p) { return b.contains(to_vec3(p, "point")); })
         .def("intersection", &Aabb::intersection)
+        .def(
+            "distance", [](const Aabb& b, const FloatArray& p) { return b.distance(to_vec3(p, "point")); },
+            "Of a point to the box; 0 inside.")
+        .def("distance_sq", [](const Aabb& b, const FloatArray& p) { return b.distance_squared(to_vec3(p, "point")); })
+        .def(
+            "signed_distance",
+            [](const Aabb& b, const FloatArray& p) { return b.signed_distance(to_vec3(p, "point")); },
+            "instant-ngp's: of |p - min| to a box of side 2 diag() around 0.")
+        .def("enlarge", [](Aabb& b, const Aabb& other) { b.enlarge(other); })
+        .def(
+            "enlarge", [](Aabb& b, const FloatArray& p) { b.enlarge(to_vec3(p, "point")); },
+            "Grows to hold a point or another box.")
+        .def("inflate", &Aabb::inflate, "Moves every face outwards.")
+        .def("intersects", &Aabb::intersects)
+        .def(
+            "get_vertices",
+            [](const Aabb& b, const py::object&) {
+                FloatArray a({8, 3});
+                for (int i = 0; i < 8; ++i)
+                    for (int k = 0; k < 3; ++k) a.mutable_at(i, k) = (i >> k) & 1 ? b.max[k] : b.min[k];
+                return a;
+            },
+            py::arg("v") = py::none(), "(8,3) corners; the argument has no effect.")
         .def("relative_pos",
              [](const Aabb& b, const FloatArray& p) { return to_array(b.relative(to_vec3(p, "point"))); })
         .def("ray_intersect",

@@ -93,8 +93,16 @@ inline const ngp::Vec3* as_vectors(const FloatArray& a, const char* name) {
 }
 
 void bind_arrays(py::module_& m);
+void bind_images(py::module_& m);
+void bind_training_images(py::class_<ngp::NerfTraining>& c);
 void bind_types(py::module_& m);
 void bind_nerf(py::module_& m);
+// Per-image latents and light directions, on the classes of bind_nerf() and of bind_testbed().
+void bind_latents(py::module_& m, py::class_<ngp::NerfTraining>& training, py::class_<ngp::NerfSettings>& settings);
+void bind_latent_fits(py::class_<ngp::Testbed>& testbed);
+void bind_rendering(py::module_& m); // before bind_testbed
 void bind_testbed(py::module_& m);
+void bind_display(py::class_<ngp::Testbed>& c);
 void bind_stages(py::module_& m);
+void bind_render_stages(py::module_& m);
 void bind_model(py::module_& m);

@@ -19,10 +19,13 @@ PYBIND11_MODULE(_core, m) {
     });
     bind_types(m);
     bind_arrays(m);
+    bind_images(m);
     bind_nerf(m);
+    bind_rendering(m);
     bind_testbed(m);
     auto stages = m.def_submodule("stages", "Single stages, for tests and benchmarks.");
     bind_stages(stages);
+    bind_render_stages(stages);
     bind_model(stages);
     m.def("num_threads", &ngp::num_threads, "Threads in use: PYNGP_NUM_THREADS, or the cores this process may use.");
     m.def("available_isas", &ngp::available_isas, "Instruction sets this build and processor support, best first.");

@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyngp import _core
-from pyngp.images import EXTENSIONS, Picture, gather_images, image_readers
+from pyngp.frame_images import ImageFiles, LoadedImage, load_image
+from pyngp.images import EXTENSIONS, Pixels, gather, reader_threads
 
 # Keys that this version acts on, of the file and of a frame; those after them are instant-ngp's, read and named.
 FILE_KEYS = {
     "frames", "n_frames", "sharpness_discard_threshold", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y",
     "x_fov", "y_fov", "w", "h", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye", "camera_model",
     "ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4", "latlong", "equirectangular", "orthographic",
-    "aabb_scale", "scale", "offset", "aabb", "render_aabb", "up", "from_mitsuba",
+    "aabb_scale", "scale", "offset", "aabb", "render_aabb", "up", "from_mitsuba", "normal_mts_args",
+    "white_transparent", "black_transparent", "sharpen", "fix_premult", "enable_ray_loading", "enable_depth_loading",
+    "integer_depth_scale", "n_extra_learnable_dims",
 }  # fmt: skip
 FTHETA_KEYS = ("ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4")
 # Lenses by the key whose presence asks for them, whatever its value (C.2); of several, the first here.
@@ -37,14 +41,12 @@ LENS_OF_KEY = {
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye")
 FRAME_KEYS = {
     "file_path", "transform_matrix", "sharpness", "camera_angle_x", "camera_angle_y", "fl_x", "fl_y", "x_fov",
-    "y_fov", "w", "h", "cx", "cy", *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS,
+    "y_fov", "w", "h", "cx", "cy", "depth_path", *DISTORTION_KEYS, *LENS_OF_KEY, *FTHETA_KEYS, "driver_parameters",
 }  # fmt: skip
 UNUSED_KEYS = {
-    "rolling_shutter", "normal_mts_args", "white_transparent", "black_transparent", "sharpen", "fix_premult",
-    "enable_ray_loading", "enable_depth_loading", "integer_depth_scale", "n_extra_learnable_dims",
-    "importance_sampling", "envmap", "depth_path", "driver_parameters", "transform_matrix_start",
-    "transform_matrix_end",
+    "rolling_shutter", "importance_sampling", "envmap", "transform_matrix_start", "transform_matrix_end",
 }  # fmt: skip
+MAX_EXTRA_DIMS = 256  # of latents (cpp/ngp/stages/encoding.h)
 LENSES_WITHOUT_FOCAL_LENGTH = (_core.LensMode.FTheta, _core.LensMode.LatLong, _core.LensMode.Equirectangular)
 DEFAULT_FOCAL_LENGTH = 1000.0  # of lenses that have no use for one (A.11)
 
@@ -63,8 +65,17 @@ class Frame:
     camera_to_world: NDArray[np.float64]
     keys: dict[str, Any]  # of the file, overridden by those of the frame
     source: str  # "FILE: frame I"
+    files: ImageFiles | None = None  # None: the image, and what lies beside it
+    depth_scale: float = 0.0  # integer_depth_scale: from a depth map's values to world units
     intrinsics: Intrinsics | None = None
-    picture: Picture | None = None  # what loading() has begun to decode
+    picture: Future[LoadedImage] | None = None  # what loading() has begun to decode
+    # Of its image, once that is loaded.
+    mask: NDArray[np.bool_] | None = None
+    premultiplied: bool = False
+
+    @property
+    def image_files(self) -> ImageFiles:
+        return self.files or ImageFiles.of(self.image_path, self.image_path)
 
 
 @dataclass
@@ -89,6 +100,39 @@ class Scene:
     from_mitsuba: bool = False
     up: tuple[float, float, float] | None = None
     render_aabb: tuple[list[float], list[float]] | None = None
+    n_extra_learnable_dims: int = 0
+    sharpen: float | None = None
+    images: ImageKeys = field(default_factory=lambda: ImageKeys())
+
+
+@dataclass
+class ImageKeys:
+    """How a file's images are read (C.2); files without a key go on with what the one before had."""
+
+    white_transparent: bool = False
+    black_transparent: bool = False
+    fix_premult: bool = False
+    enable_ray_loading: bool = True
+    enable_depth_loading: bool = True
+    integer_depth_scale: float = -1.0
+
+    def update(self, keys: dict[str, Any], source: str) -> None:
+        for name in ("white_transparent", "black_transparent"):  # stay, once asked for
+            setattr(self, name, getattr(self, name) or _flag(keys, name, source, False))
+        for name in ("fix_premult", "enable_ray_loading", "enable_depth_loading"):
+            setattr(self, name, _flag(keys, name, source, getattr(self, name)))
+        scale = _number(keys, "integer_depth_scale", source)
+        self.integer_depth_scale = self.integer_depth_scale if scale is None else scale
+
+    def files(self, image: Path, as_written: Path, depth: Path | None) -> ImageFiles:
+        files = ImageFiles.of(image, as_written)
+        files.white_transparent, files.black_transparent = self.white_transparent, self.black_transparent
+        files.straight_exr = self.fix_premult
+        if self.enable_ray_loading:
+            files.rays = image.parent / f"rays_{image.stem}.dat"
+        if self.enable_depth_loading and self.integer_depth_scale > 0:
+            files.depth = depth
+        return files
 
 
 def _strip_comments(text: str) -> str:
@@ -131,6 +175,13 @@ def _number(keys: dict[str, Any], key: str, source: str) -> float | None:
     return float(value)
 
 
+def _flag(keys: dict[str, Any], key: str, source: str, default: bool) -> bool:
+    value = keys.get(key, default)
+    if value not in (True, False, 0, 1):
+        raise RuntimeError(f"{source}: {key} is {_shown(value)}; it must be true or false")
+    return bool(value)
+
+
 def _vector(keys: dict[str, Any], key: str, source: str) -> tuple[float, float, float]:
     value = keys[key]
     if not isinstance(value, list):
@@ -161,6 +212,13 @@ def _pose(keys: dict[str, Any], source: str) -> NDArray[np.float64]:
     pose = np.eye(4)
     pose[:3] = matrix[:3]
     return pose
+
+
+def _depth_path(keys: dict[str, Any], folder: Path, source: str) -> Path | None:
+    name = keys.get("depth_path")
+    if name is not None and (not isinstance(name, str) or not name):
+        raise RuntimeError(f"{source}: depth_path is {_shown(name)}; it must be the name of a file")
+    return None if name is None else folder / name.replace("\\", "/")
 
 
 def _natural_key(text: str) -> list[Any]:
@@ -307,9 +365,37 @@ def _read_settings(scene: Scene, keys: dict[str, Any], source: str) -> None:
         else:
             scene.scale = 1.0 / longest
             scene.offset = tuple(0.5 - 0.5 * (lo + h) * scene.scale for lo, h in zip(low, high, strict=True))  # type: ignore[assignment]
+    if "n_extra_learnable_dims" in keys:
+        value = keys["n_extra_learnable_dims"]
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_EXTRA_DIMS:
+            raise RuntimeError(
+                f"{source}: n_extra_learnable_dims is {_shown(value)}; it must be a whole number from 0 to "
+                f"{MAX_EXTRA_DIMS}"
+            )
+        scene.n_extra_learnable_dims = value
     if "up" in keys:
         x, y, z = _vector(keys, "up", source)
         scene.up = (y, z, x)
+    if "sharpen" in keys:
+        scene.sharpen = _number(keys, "sharpen", source) or 0.0
+        if scene.sharpen < 0:
+            raise RuntimeError(f"{source}: sharpen is {_shown(keys['sharpen'])}; it must not be negative")
+    scene.images.update(keys, source)
+
+
+def light_direction_of(frame: Frame) -> tuple[float, float, float] | None:
+    """A frame's driver_parameters{LightX, LightY, LightZ} (C.3), as they are: world frame, of any length."""
+    keys, source = frame.keys, frame.source
+    parameters = keys.get("driver_parameters")
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        raise RuntimeError(f"{source}: driver_parameters must be an object with LightX, LightY and LightZ")
+    where = f"{source}: driver_parameters"
+    x, y, z = (_number(parameters, f"Light{axis}", where) or 0.0 for axis in "XYZ")
+    if not (any((x, y, z)) and math.isfinite(x * x + y * y + z * z)):
+        raise RuntimeError(f"{where}: LightX, LightY and LightZ must not all be 0: they are the direction of the light")
+    return x, y, z
 
 
 def _drop_blurred(frames: list[Frame], threshold: float) -> tuple[list[Frame], int, int]:
@@ -349,17 +435,20 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
         if not isinstance(entry, dict):
             raise RuntimeError(f"{where}: must be an object")
         name = entry.get("file_path")
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str):
             raise RuntimeError(f"{where}: file_path is missing")
+        name = name.replace("\\", "/") or f"{path.stem.rsplit('_', 1)[-1]}_{i:03d}/rgba.png"  # C.3
         where = f"{where} ({name})"
-        name = name.replace("\\", "/")
         unused |= entry.keys() & UNUSED_KEYS
-        image_path = _resolve_image(path.parent, name)
         # A lens of the frame's own replaces the file's.
         own_lens = any(k in entry for k in LENS_OF_KEY) or any(entry.get(k) for k in DISTORTION_KEYS)
         merged = {k: v for k, v in shared.items() if not (own_lens and k in LENS_OF_KEY)}
         merged |= {k: v for k, v in entry.items() if k in FRAME_KEYS}
-        frames.append(Frame(Path(name).name, name, image_path, _pose(entry, where), merged, where))
+        image_path = _resolve_image(path.parent, name)
+        files = scene.images.files(image_path, path.parent / name, _depth_path(merged, path.parent, where))
+        frame = Frame(Path(name).name, name, image_path, _pose(entry, where), merged, where, files)
+        frame.depth_scale = scene.images.integer_depth_scale
+        frames.append(frame)
     frames.sort(key=lambda f: _natural_key(f.file_path))
     if (limit := _number(keys, "n_frames", source)) is not None:
         if limit < 0 or limit != int(limit):
@@ -377,10 +466,22 @@ def _read_file(scene: Scene, path: Path, unused: set[str], need_images: bool) ->
                 DatasetWarning,
                 stacklevel=3,
             )
-        for frame in frames:
-            if not _is_file(frame.image_path):
-                raise RuntimeError(f"{frame.source}: its image {frame.image_path} does not exist")
+        _check_files(frames, path, scene.images)
     scene.frames += frames
+
+
+def _check_files(frames: list[Frame], path: Path, keys: ImageKeys) -> None:
+    for frame in frames:
+        if not _is_file(frame.image_path):
+            raise RuntimeError(f"{frame.source}: its image {frame.image_path} does not exist")
+        if frame.image_files.depth is not None and not _is_file(frame.image_files.depth):
+            raise RuntimeError(f"{frame.source}: its depth map {frame.image_files.depth} does not exist")
+    if keys.integer_depth_scale <= 0 and any("depth_path" in f.keys for f in frames):
+        warnings.warn(
+            f"{path}: depth_path has no effect without integer_depth_scale, which says what the maps' values are",
+            DatasetWarning,
+            stacklevel=4,
+        )
 
 
 def read_scene(
@@ -410,6 +511,7 @@ def read_scene(
     unused: set[str] = set()
     for file in files:
         _read_file(scene, file, unused, need_images)
+    set_sharpening(scene, scene.sharpen or 0.0)
     if excluded:  # each path takes a dozen system calls to resolve
         scene.frames = [f for f in scene.frames if _resolved(f.image_path) not in excluded]
     if not scene.frames:
@@ -419,26 +521,47 @@ def read_scene(
     return scene
 
 
+def set_sharpening(scene: Scene, amount: float) -> None:
+    """How much images that are loaded from now on are sharpened; 0: not."""
+    for frame in scene.frames:
+        frame.files = frame.image_files
+        frame.files.sharpen = amount
+
+
 @contextmanager
 def loading(frames: Sequence[Frame]) -> Iterator[None]:
     """Decodes the frames' images meanwhile, for load_images() and build_dataset() inside this block."""
-    with image_readers() as read:
+    with reader_threads(load_image) as read:
         try:
             for frame in frames:
-                frame.picture = read(frame.image_path)
+                frame.picture = read(frame.image_files)
             yield
         finally:
             for frame in frames:
                 frame.picture = None
 
 
-def load_images(frames: Sequence[Frame], progress: Callable[[int, int], None] | None = None) -> list[NDArray[np.uint8]]:
-    """Decodes the frames' images in parallel and fills in their intrinsics."""
-    with image_readers() as read:
-        pictures = gather_images([f.picture or read(f.image_path) for f in frames], progress)
-    for frame, picture in zip(frames, pictures, strict=True):
-        frame.intrinsics = intrinsics_of(frame, picture.shape[1], picture.shape[0])
-    return pictures
+def _load(frames: Sequence[Frame], progress: Callable[[int, int], None] | None) -> list[LoadedImage]:
+    with reader_threads(load_image) as read:
+        images = gather([f.picture or read(f.image_files) for f in frames], progress)
+    for frame, image in zip(frames, images, strict=True):
+        frame.intrinsics = intrinsics_of(frame, image.pixels.shape[1], image.pixels.shape[0])
+        frame.mask, frame.premultiplied = image.mask, image.premultiplied
+    return images
+
+
+def load_images(frames: Sequence[Frame], progress: Callable[[int, int], None] | None = None) -> list[Pixels]:
+    """Decodes the frames' images in parallel and fills in their intrinsics, mask and premultiplied.
+
+    (H,W,3|4): uint8 sRGB, straight alpha; or float16 or float32 linear, premultiplied by alpha if the frame says so.
+    """
+    return [image.pixels for image in _load(frames, progress)]
+
+
+def _rays_to_ngp(rays: NDArray[np.float32], scene: Scene) -> NDArray[np.float32]:
+    """Origins scaled and moved, both cycled, whether the scene is from Mitsuba or not (C.4)."""
+    origins = rays[..., :3] * np.float32(scene.scale) + np.asarray(scene.offset, np.float32)
+    return np.concatenate([origins[..., [1, 2, 0]], rays[..., 3:][..., [1, 2, 0]]], axis=-1)
 
 
 def build_dataset(scene: Scene, progress: Callable[[int, int], None] | None = None) -> _core.NerfDataset:
@@ -450,9 +573,23 @@ def build_dataset(scene: Scene, progress: Callable[[int, int], None] | None = No
         dataset.up = scene.up
     if scene.render_aabb is not None:
         dataset.render_aabb = _core.BoundingBox(*scene.render_aabb)
-    for frame, picture in zip(scene.frames, load_images(scene.frames, progress), strict=True):
+    dataset.n_extra_learnable_dims = scene.n_extra_learnable_dims
+    images = _load(scene.frames, progress)
+    dataset.is_hdr = any(image.is_hdr for image in images)
+    for n, (frame, image) in enumerate(zip(scene.frames, images, strict=True)):
         i = frame.intrinsics
         assert i is not None
         pose = frame.camera_to_world[:3].astype(np.float32)
-        dataset.add_view(frame.file_path, pose, i.focal_length, i.principal_point, i.lens, picture)
+        training_image = _core.TrainingImage(
+            image.pixels,
+            premultiplied=image.premultiplied,
+            mask=image.mask,
+            depth=image.depth,
+            depth_scale=max(0.0, frame.depth_scale) * scene.scale,
+            rays=None if image.rays is None else _rays_to_ngp(image.rays, scene),
+            name=frame.source,
+        )
+        dataset.add_view(frame.file_path, pose, i.focal_length, i.principal_point, i.lens, training_image)
+        if (light := light_direction_of(frame)) is not None:
+            dataset.set_light_dir(n, light)
     return dataset

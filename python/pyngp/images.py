@@ -8,14 +8,21 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from fractions import Fraction
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-# Tried in this order for a path without an extension (specification C.4), as far as Pillow reads them.
-EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tga", "webp")
+# Tried in this order for a path without an extension: those of specification C.4 that Pillow and OpenEXR read.
+EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tga", "pnm", "psd", "exr", "webp")
+
+# Of an image: uint8 sRGB, or floating linear.
+Pixels = NDArray[np.uint8] | NDArray[np.floating]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -68,7 +75,8 @@ def _decoded(data: bytes) -> NDArray[np.uint8]:
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Reads an image as (height, width, 3 or 4) uint8, sRGB, straight alpha.
 
-    16-bit and palette images are reduced to 8 bits a channel. Raises RuntimeError that names the file.
+    Palette images become RGB, and of 16-bit channels the upper 8 bits are kept, as in instant-ngp: training images stay
+    a quarter of what floats would take. (EXR is for more.) Raises RuntimeError that names the file.
     """
     try:
         # At once: Pillow would read and seek a few hundred times, and each call switches threads.
@@ -77,31 +85,33 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         return _decoded(data)
     except FileNotFoundError:
         raise RuntimeError(f"{path}: no such image file") from None
-    except UnidentifiedImageError:  # Pillow's message names the buffer instead of the file
+    except UnidentifiedImageError:
+        if data.startswith(b"#?"):
+            raise RuntimeError(f"{path}: Radiance images (.hdr) can't be read; convert it to OpenEXR (.exr)") from None
+        # Pillow's message names the buffer instead of the file.
         raise RuntimeError(f"{path}: cannot be read as an image: cannot identify image file {str(path)!r}") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise RuntimeError(f"{path}: cannot be read as an image: {error}") from error
 
 
-Picture = Future[NDArray[np.uint8]]
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
 
 
 @contextmanager
-def image_readers() -> Iterator[Callable[[Path], Picture]]:
-    """Threads for read_image(). What they have not begun when the block ends, if by Ctrl-C, is not done."""
+def reader_threads(read: Callable[[Item], Loaded]) -> Iterator[Callable[[Item], Future[Loaded]]]:
+    """Threads for `read`. What they have not begun when the block ends, if by Ctrl-C, is not done."""
     workers = max(1, min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4))
     pool = ThreadPoolExecutor(workers)
     try:
-        yield lambda path: pool.submit(read_image, path)
+        yield lambda item: pool.submit(read, item)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def gather_images(
-    pictures: Sequence[Picture], progress: Callable[[int, int], None] | None = None
-) -> list[NDArray[np.uint8]]:
+def gather(pictures: Sequence[Future[Loaded]], progress: Callable[[int, int], None] | None = None) -> list[Loaded]:
     """Waits for images in order. `progress` is called with (done, total)."""
-    images: list[NDArray[np.uint8]] = []
+    images: list[Loaded] = []
     for picture in pictures:
         images.append(picture.result())
         if progress:
@@ -111,8 +121,8 @@ def gather_images(
 
 def read_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[NDArray[np.uint8]]:
     """Reads images in parallel, in order. `progress` is called with (done, total)."""
-    with image_readers() as read:
-        return gather_images([read(path) for path in paths], progress)
+    with reader_threads(read_image) as read:
+        return gather([read(path) for path in paths], progress)
 
 
 def to_bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -137,27 +147,36 @@ def write_image(path: Path, srgb: NDArray[np.floating]) -> None:
     Image.fromarray(to_bytes(srgb)).save(path)
 
 
+def check_animation(path: Path) -> None:
+    """Raises RuntimeError, before any work is done, if write_animation() can't write such a file here."""
+    if path.suffix.lower() != ".webp" and find_spec("av") is None:
+        raise RuntimeError(
+            f"{path}: videos need PyAV: pip install 'pyngp[video]' (or choose a name that ends in .webp, or a folder "
+            "for single pictures)"
+        )
+
+
 def write_animation(path: Path, frames: Iterable[NDArray[np.floating]], fps: float) -> None:
-    """Writes (H, W, 3) sRGB frames as animated WebP, or as MP4 with the extra `video` (PyAV)."""
+    """Writes (H, W, 3) sRGB frames as animated WebP, or as MP4 with the extra `video` (PyAV): one by one."""
+    check_animation(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [to_bytes(frame) for frame in frames]
-    if not pictures:
+    pictures = (to_bytes(frame) for frame in frames)
+    first = next(pictures, None)
+    if first is None:
         raise RuntimeError(f"{path}: no frames to write")
     if path.suffix.lower() == ".webp":
-        first, *rest = [Image.fromarray(p) for p in pictures]
-        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=85)
+        rest = [Image.fromarray(p) for p in pictures]
+        Image.fromarray(first).save(
+            path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=85
+        )
         return
-    try:
-        import av
-    except ImportError:
-        raise RuntimeError(
-            f"{path}: videos need PyAV: pip install 'pyngp[video]' (or choose a name that ends in .webp)"
-        ) from None
+    import av
+
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=round(fps))
-        height, width = (s // 2 * 2 for s in pictures[0].shape[:2])
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        height, width = (s // 2 * 2 for s in first.shape[:2])
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for picture in pictures:
+        for picture in chain([first], pictures):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]))
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

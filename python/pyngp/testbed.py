@@ -21,15 +21,50 @@ from pyngp.dataset import (
     lens_keys,
     load_json,
     read_scene,
+    set_sharpening,
 )
 from pyngp.network import resolve_config
+from pyngp.training_arrays import OneAnImage, one_an_image, training_image
 
 FloatArray = NDArray[np.float32]
 Channel = Literal["rgb", "alpha", "depth", "normal"]
 CHANNELS: tuple[Channel, ...] = ("rgb", "alpha", "depth", "normal")
 PathLike = str | os.PathLike[str]
 
+_json_text = json.dumps
+Region = Literal["left", "right", "top", "bottom"]
+
 _CONFIG_KEYS = ("parent", "network", "encoding", "loss", "optimizer")
+
+
+def region_mask(region: Region | ArrayLike, height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels (height, width) of a picture's half, or of an array that says which."""
+    if isinstance(region, str):
+        x, y = np.arange(width)[None, :], np.arange(height)[:, None]
+        halves = {"left": x < width // 2, "right": x >= width // 2, "top": y < height // 2, "bottom": y >= height // 2}
+        if region not in halves:
+            raise ValueError(f"region {region!r} is not known; it must be one of {', '.join(halves)}, or an array")
+        return np.broadcast_to(halves[region], (height, width))
+    mask = np.asarray(region)
+    if mask.shape != (height, width) or mask.dtype != bool:
+        raise ValueError(
+            f"region must be an array of bools of shape ({height}, {width}), not {mask.dtype} {mask.shape}"
+        )
+    if not mask.any():
+        raise ValueError("region holds no pixel")
+    return mask
+
+
+def _appearance(image: int | None, latent: ArrayLike | None, light_direction: ArrayLike | None) -> _core.Appearance:
+    if sum(choice is not None for choice in (image, latent, light_direction)) > 1:
+        raise ValueError("give one of image, latent and light_direction")
+    if image is not None and image < 0:
+        raise ValueError(f"image is {image}; training views count from 0")
+    values = [] if latent is None else np.asarray(latent, np.float64).ravel().tolist()
+    if latent is not None and not values:
+        raise ValueError("latent is empty")
+    light = None if light_direction is None else np.asarray(light_direction, np.float32)
+    return _core.Appearance(-1 if image is None else image, values, light)
 
 
 class Testbed(_core.Testbed):
@@ -51,6 +86,8 @@ class Testbed(_core.Testbed):
     max_device_bytes: GPU memory that may be taken; None: all that is free. Images that don't fit stay in the host's.
 
     Raises RuntimeError for anything that can't be used, naming the file and field.
+
+    The attribute `jit_fusion` is there for instant-ngp's scripts and has no effect: nothing is compiled at run time.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -69,6 +106,7 @@ class Testbed(_core.Testbed):
         any_mode = getattr(_core.TestbedMode, "None")
         super().__init__(any_mode if mode is None else mode, device, seed, deterministic, max_device_bytes)
         self.root_dir = ""
+        self.jit_fusion = False
         if data is not None:
             self.load_training_data(data)
         if config is not None:
@@ -86,9 +124,13 @@ class Testbed(_core.Testbed):
         """Loads a transforms.json, or a folder of them, with its images.
 
         Frames that the transforms file `exclude` lists are left out. `progress` gets (images done, images in all).
-        Keeps the network unless aabb_scale changes.
+        Keeps the network unless aabb_scale changes. Images are sharpened by nerf.sharpen, which the scene may set.
         """
-        self.set_dataset(build_dataset(read_scene(path, exclude=exclude), progress))
+        scene = read_scene(path, exclude=exclude)
+        if scene.sharpen is not None:
+            self.nerf.sharpen = scene.sharpen
+        set_sharpening(scene, self.nerf.sharpen)
+        self.set_dataset(build_dataset(scene, progress))
 
     def set_images(
         self,
@@ -100,6 +142,10 @@ class Testbed(_core.Testbed):
         scale: float = 0.33,
         offset: ArrayLike = (0.5, 0.5, 0.5),
         aabb_scale: int = 1,
+        masks: OneAnImage = None,
+        depths: OneAnImage = None,
+        n_extra_learnable_dims: int = 0,
+        light_directions: ArrayLike | None = None,
     ) -> None:
         """Training data from arrays.
 
@@ -109,7 +155,16 @@ class Testbed(_core.Testbed):
         cameras: (N,3,4) or (N,4,4) camera-to-world, OpenGL axes, world units.
         intrinsics: (fl_x, fl_y, cx, cy) in pixels, for all or (N,4) one an image.
         lens: of all images; Lens says what the parameters, and the focal length, are.
+        masks: (N,H,W) bool, or a sequence with one, or None, an image: training leaves out pixels where it is True, as
+            with instant-ngp's mask files and NumPy's masked arrays. (nerfstudio's say what to keep: pass ~mask.)
+        depths: (N,H,W) float, or a sequence likewise: depth of each pixel along the camera's forward axis, world
+            units, as render_channels() gives it; where it is not finite or not above 0, it is unknown. (FTheta and
+            360 degree lenses: distance from the camera.) nerf.training.depth_supervision_lambda is their weight.
         scale, offset, aabb_scale: NGP space = world * scale + offset; the scene box is a cube of side aabb_scale there.
+
+        n_extra_learnable_dims: values of a latent of each image's own, learned with the field; 0: none.
+        light_directions: (N,3), world frame, of any length: what lights each image, an input of the field. Then there
+            are no latents.
 
         Raises ValueError for other shapes and types, values that are not finite, and arrays that lie on another device
         than the Testbed.
@@ -123,24 +178,25 @@ class Testbed(_core.Testbed):
             values = np.tile(values, (len(pictures), 1))
         if values.shape != (len(pictures), 4):
             raise ValueError(f"intrinsics must have shape (4,) or ({len(pictures)}, 4), not {values.shape}")
+        masks = one_an_image(masks, "masks", len(pictures))
+        depths = one_an_image(depths, "depths", len(pictures))
+        lights = None if light_directions is None else np.asarray(light_directions, np.float32)
+        if lights is not None and lights.shape != (len(pictures), 3):
+            raise ValueError(f"light_directions must have shape ({len(pictures)}, 3), not {lights.shape}")
         dataset = _core.NerfDataset()
+        dataset.n_extra_learnable_dims = n_extra_learnable_dims
         dataset.scale, dataset.offset, dataset.aabb_scale = (
             scale,
             np.asarray(offset, np.float32),
             aabb_scale,
         )
         for i, (picture, pose, (fl_x, fl_y, cx, cy)) in enumerate(zip(pictures, poses, values, strict=True)):
-            if picture.ndim != 3 or picture.shape[2] not in (3, 4) or picture.size == 0:
-                raise ValueError(f"image {i} must have shape (height, width, 3 or 4), not {picture.shape}")
-            if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
-                if not np.issubdtype(picture.dtype, np.floating):
-                    raise ValueError(f"image {i} is {picture.dtype}; it must be uint8 (sRGB) or float (linear)")
-                picture = np.ascontiguousarray(picture, np.float32)
-                if not np.isfinite(picture).all():
-                    raise ValueError(f"image {i} holds values that are not finite")
+            image = training_image(picture, masks[i], depths[i], scale, f"image {i}")
             height, width = picture.shape[:2]
             center = (cx / width, cy / height)
-            dataset.add_view(f"image {i}", pose[:3], (fl_x, fl_y), center, lens or _core.Lens(), picture)
+            dataset.add_view(f"image {i}", pose[:3], (fl_x, fl_y), center, lens or _core.Lens(), image)
+            if lights is not None:
+                dataset.set_light_dir(i, lights[i])
         self.set_dataset(dataset)
 
     def _pictures(self, images: AnyArray | Sequence[AnyArray]) -> list[Any]:
@@ -155,7 +211,7 @@ class Testbed(_core.Testbed):
         ]
 
     def load_file(self, path: PathLike) -> None:
-        """Loads a snapshot, network configuration or training data, whichever the file is."""
+        """Loads a snapshot, network configuration, camera path or training data, whichever the file is."""
         file = Path(path)
         if file.suffix.lower() in (".ingp", ".msgpack"):
             return self.load_snapshot(file)
@@ -167,6 +223,8 @@ class Testbed(_core.Testbed):
                 return self.load_snapshot(file)
             if isinstance(keys, dict) and any(key in keys for key in _CONFIG_KEYS):
                 return self.reload_network_from_file(path)
+            if isinstance(keys, dict) and "path" in keys:
+                return self.load_camera_path(path)
         had_data = self.nerf.training.dataset.has_images
         self.load_training_data(path)
         if not had_data:
@@ -182,10 +240,10 @@ class Testbed(_core.Testbed):
         source = in_root if self.root_dir and not Path(name).is_file() and in_root.is_file() else name
         self.reload_network_from_json_text(json.dumps(resolve_config(source)), str(source))
 
-    def reload_network_from_json(self, config: dict[str, Any], config_base_path: PathLike = "") -> None:
+    def reload_network_from_json(self, json: dict[str, Any], config_base_path: PathLike = "") -> None:
         """New network from a dictionary; its `parent`, if any, is relative to config_base_path."""
         folder = Path(config_base_path) if config_base_path else None
-        self.reload_network_from_json_text(json.dumps(resolve_config(config, folder)))
+        self.reload_network_from_json_text(_json_text(resolve_config(json, folder)))
 
     def save_snapshot(self, path: PathLike, include_optimizer_state: bool = False, compress: bool = True) -> None:
         """Writes an .ingp snapshot atomically. With the optimizer's state, training resumes exactly."""
@@ -196,6 +254,10 @@ class Testbed(_core.Testbed):
         super().load_snapshot(os.fspath(path))
 
     # --- training ---------------------------------------------------------------------------------
+
+    def want_repl(self) -> bool:
+        """False: there is no window in which a user could ask for a prompt."""
+        return False
 
     def fit(
         self,
@@ -216,6 +278,10 @@ class Testbed(_core.Testbed):
         self.fit_steps(steps, seconds, batch_size, wrapped)
 
     # --- rendering and queries ----------------------------------------------------------------------
+
+    def load_camera_path(self, path: PathLike) -> None:
+        """Replaces camera_path by that of a camera_path.json, for render(start_t=…)."""
+        self.camera_path.load(os.fspath(path))
 
     def _camera_arguments(
         self,
@@ -262,6 +328,9 @@ class Testbed(_core.Testbed):
         lens: _core.Lens | None = None,
         channels: Sequence[Channel] = CHANNELS,
         spp: int = 1,
+        image: int | None = None,
+        latent: ArrayLike | None = None,
+        light_direction: ArrayLike | None = None,
         out: Literal["numpy"] = "numpy",
     ) -> dict[str, FloatArray]: ...
 
@@ -277,6 +346,9 @@ class Testbed(_core.Testbed):
         lens: _core.Lens | None = None,
         channels: Sequence[Channel] = CHANNELS,
         spp: int = 1,
+        image: int | None = None,
+        latent: ArrayLike | None = None,
+        light_direction: ArrayLike | None = None,
         out: Literal["device"],
     ) -> dict[str, DeviceArray]: ...
 
@@ -291,6 +363,9 @@ class Testbed(_core.Testbed):
         lens: _core.Lens | None = None,
         channels: Sequence[Channel] = CHANNELS,
         spp: int = 1,
+        image: int | None = None,
+        latent: ArrayLike | None = None,
+        light_direction: ArrayLike | None = None,
         out: Literal["numpy", "device"] = "numpy",
     ) -> dict[str, FloatArray] | dict[str, DeviceArray]:
         """Renders several channels in one pass.
@@ -300,6 +375,10 @@ class Testbed(_core.Testbed):
         (H,W,3), linear, premultiplied by alpha, no background; alpha (H,W); depth (H,W), expected z along the
         camera's forward axis divided by alpha, world units, NaN where alpha < 1e-3, negative behind a 360 degree
         camera; normal (H,W,3), unit, world axes, zero where alpha < 1e-3. Pixels that the lens does not see are empty.
+
+        image: training view whose latent or light direction the picture gets; or latent: the values themselves, as
+        fit_latent() gives them; or light_direction: (3,), world frame, of any length. Without, it is what
+        nerf.set_rendering_extra_dims() and the like chose, training view 0 at first.
 
         out: "numpy", or, on a GPU, "device": DeviceArrays there, which PyTorch, CuPy and JAX take without a copy.
         """
@@ -312,7 +391,11 @@ class Testbed(_core.Testbed):
                 raise ValueError(f"channel {channel!r} is not known; channels are {', '.join(CHANNELS)}")
         arguments = self._camera_arguments(camera, width, height, fov_x, intrinsics, lens)
         images: dict[str, Any] = self.render_camera(
-            **arguments, channels=list(channels), spp=spp, on_device=out == "device"
+            **arguments,
+            channels=list(channels),
+            spp=spp,
+            on_device=out == "device",
+            appearance=_appearance(image, latent, light_direction),
         )
         return {str(channel): images[channel] for channel in channels}
 
@@ -345,19 +428,65 @@ class Testbed(_core.Testbed):
         directions: AnyArray | None = None,
         image: int | None = None,
         occupancy: bool = False,
+        *,
+        latent: ArrayLike | None = None,
+        light_direction: ArrayLike | None = None,
     ) -> Any:
         """The field at world positions (N,3).
 
         Returns density (N,) per world unit of length; with unit directions (N,3) along the ray, (rgb, density) with
         rgb (N,3) as the network composites it (sRGB unless nerf.training.linear_colors). Zero outside the scene
-        box, and with occupancy=True also in cells that the occupancy grid holds empty. `image` picks a per-image
-        latent; models without latents ignore it.
+        box, and with occupancy=True also in cells that the occupancy grid holds empty. `image`, `latent` and
+        `light_direction` are as in render_channels(); models that have none of them ignore `image`.
 
         Results are float32 NumPy arrays. On a GPU, positions and directions may also be float32, C-contiguous arrays
         that lie there (DLPack or __cuda_array_interface__); then so do the results, as DeviceArrays. Raises ValueError
         for other shapes and types, and for arrays that lie on another device than the Testbed.
         """
-        return self.query_field(positions, directions, occupancy)
+        return self.query_field(positions, directions, occupancy, _appearance(image, latent, light_direction))
+
+    def fit_latent(
+        self,
+        image: ArrayLike,
+        camera: ArrayLike,
+        *,
+        fov_x: float | None = None,
+        intrinsics: ArrayLike | None = None,
+        lens: _core.Lens | None = None,
+        region: Region | ArrayLike | None = None,
+        steps: int = 200,
+        rays_per_step: int = 1024,
+        learning_rate: float = 0.02,
+        initial: ArrayLike | None = None,
+    ) -> FloatArray:
+        """The latent (n_extra_dims,) with which the field, as it is, looks most like a picture, or like a part of it.
+
+        image: (H,W,3|4), uint8 (sRGB) or float (linear), straight alpha; camera, fov_x, intrinsics and lens as in
+        render_channels(). region: "left", "right", "top" or "bottom" half, or an (H,W) array of bools: the pixels that
+        count; None: all. steps of Adam, whose learning rate falls linearly to zero, on rays_per_step random pixels
+        each, from `initial` or the mean of the training views' latents. Of a model with light directions, it is the
+        light's that is fitted.
+
+        Pass the result as `latent` to render_channels() or query(), or to nerf.set_rendering_extra_dims(). Raises
+        RuntimeError for models without latents.
+        """
+        picture = np.asarray(image)
+        if picture.ndim != 3 or picture.shape[2] not in (3, 4) or picture.size == 0:
+            raise ValueError(f"image must have shape (height, width, 3 or 4), not {picture.shape}")
+        if picture.dtype != np.uint8:
+            if not np.issubdtype(picture.dtype, np.floating):
+                raise ValueError(f"image is {picture.dtype}; it must be uint8 (sRGB) or float (linear)")
+            if not np.isfinite(picture).all():
+                raise ValueError("image holds values that are not finite")
+        height, width = picture.shape[:2]
+        arguments = self._camera_arguments(camera, width, height, fov_x, intrinsics, lens)
+        keys = ("camera", "focal_length", "principal_point", "lens")
+        fit = _core.LatentFit(picture, **{key: arguments[key] for key in keys})
+        fit.pixels = [] if region is None else np.flatnonzero(region_mask(region, height, width)).tolist()
+        fit.initial = [] if initial is None else np.asarray(initial, np.float64).ravel().tolist()
+        fit.steps, fit.rays_per_step, fit.learning_rate = steps, rays_per_step, learning_rate
+        latent, _ = self.fit_latent_to(fit)
+        return latent
 
     def export_cameras(self, path: PathLike) -> None:
         """Writes the training views' cameras, in the input's frame, as a transforms-style JSON file."""

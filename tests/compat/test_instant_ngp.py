@@ -72,6 +72,32 @@ def test_pictures_agree_with_instant_ngp(frame, lego, pictures, cameras):
     assert (depth[missed] == 16384).mean() > 0.999 and (z[missed] == 16384).mean() > 0.999
 
 
+@pytest.mark.parametrize("mode", ["Normals", "Positions", "Depth", "AO"])
+def test_render_modes_agree_with_instant_ngp(mode, lego, pictures, cameras):
+    """16 samples a pixel, as there: 30 dB where alpha > 0.99; depth within 1% for 99% of those pixels."""
+    lego.background_color = [0, 0, 0, 0]
+    lego.snap_to_pixel_centers = True
+    lego.nerf.render_min_transmittance = 1e-4
+    lego.fov_axis = 0
+    lego.fov = np.degrees(cameras["camera_angle_x"])
+    lego.set_nerf_camera_matrix(np.array(cameras["frames"][0]["transform_matrix"])[:3])
+    lego.render_mode = pyngp.RenderMode.__members__[mode]
+    image = lego.render(400, 400, 16, True)
+    reference = pictures[mode.lower() + "0"].astype(np.float64)
+    solid = pictures["v0"][..., 3] > 0.99
+    assert 0.2 < solid.mean() < 0.8
+    got, wanted = image[solid][:, :3], reference[solid][:, :3]
+    alpha = psnr(image[..., 3], reference[..., 3])
+    if mode == "Depth":
+        within = np.mean(np.abs(got - wanted) <= 0.01 * wanted)
+        print(f"Depth: within 1% for {100 * within:.2f}%, alpha {alpha:.1f} dB")
+        assert within >= 0.99 and wanted.min() > 1
+    else:
+        print(f"{mode}: {psnr(got, wanted):.1f} dB, alpha {alpha:.1f} dB")
+        assert psnr(got, wanted) >= 30
+    assert alpha >= 45
+
+
 def test_channels_agree_with_instant_ngp(lego, pictures, cameras):
     """render_channels' world-unit depth is its normalised depth, with alpha premultiplied there."""
     lego.snap_to_pixel_centers = True

@@ -77,10 +77,10 @@ def _hit_box(origin: F64, directions: F64) -> tuple[F64, F64]:
     return t, normals
 
 
-def trace(origin: F64, directions: F64) -> tuple[F64, F64, F64]:
+def trace(origin: F64, directions: F64, light: F64 = LIGHT) -> tuple[F64, F64, F64]:
     """Linear rgb (…, 3), distance (…) and normal (…, 3) of the first hit; distance inf on a miss.
 
-    origin: (3,) of all rays, or (…, 3).
+    origin: (3,) of all rays, or (…, 3); light: unit direction to it.
     """
     (t_s, n_s), (t_b, n_b) = _hit_sphere(origin, directions), _hit_box(origin, directions)
     is_sphere, t = t_s < t_b, np.minimum(t_s, t_b)
@@ -90,7 +90,7 @@ def trace(origin: F64, directions: F64) -> tuple[F64, F64, F64]:
     red, blue = np.array([0.85, 0.2, 0.12]), np.array([0.1, 0.25, 0.75])
     yellow = np.array([0.8, 0.7, 0.2])
     albedo = np.where(is_sphere[..., None], red, blue * stripes + yellow * (1 - stripes))
-    shade = 0.25 + 0.75 * np.maximum(normal @ LIGHT, 0.0)
+    shade = 0.25 + 0.75 * np.maximum(normal @ light, 0.0)
     rgb = np.where(np.isfinite(t)[..., None], albedo * shade[..., None], 0.0)
     return rgb, t, normal
 
@@ -104,13 +104,15 @@ def linear(srgb: F64) -> F64:
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
-def photograph(pose: F64, samples: int = 3) -> NDArray[np.uint8]:
-    """(SIZE, SIZE, 4) uint8: sRGB, straight alpha, antialiased."""
+def photograph(
+    pose: F64, samples: int = 3, light: F64 = LIGHT, gain: F64 | tuple[float, ...] = (1.0, 1.0, 1.0)
+) -> NDArray[np.uint8]:
+    """(SIZE, SIZE, 4) uint8: sRGB, straight alpha, antialiased. ``gain``: of each channel, in linear light."""
     total = np.zeros((SIZE, SIZE, 4))
     for i in range(samples * samples):
         offset = ((i % samples + 0.5) / samples, (i // samples + 0.5) / samples)
-        rgb, t, _ = trace(*pixel_rays(pose, SIZE, SIZE, INTRINSICS, offset))
-        total += np.concatenate([rgb, np.isfinite(t)[..., None]], axis=-1)
+        rgb, t, _ = trace(*pixel_rays(pose, SIZE, SIZE, INTRINSICS, offset), light)
+        total += np.concatenate([rgb * gain, np.isfinite(t)[..., None]], axis=-1)
     alpha = total[..., 3:] / samples**2
     straight = np.divide(total[..., :3] / samples**2, alpha, out=np.zeros((SIZE, SIZE, 3)), where=alpha > 0)
     return np.round(255 * np.concatenate([srgb(straight), alpha], axis=-1)).astype(np.uint8)

@@ -44,7 +44,7 @@ def test_enums(name):
 
 DEFAULTS = {
     "shall_train": False, "shall_train_encoding": True, "shall_train_network": True,
-    "training_batch_size": 262144, "training_step": 0, "loss": 0.0, "background_color": [0, 0, 0, 1],
+    "training_batch_size": 262144, "training_step": 0, "loss": 0.0,
     "exposure": 0.0, "color_space": ColorSpace.Linear, "tonemap_curve": TonemapCurve.Identity,
     "snap_to_pixel_centers": False, "render_near_distance": 0.0, "fov_axis": 1, "zoom": 1.0,
     "mode": getattr(pyngp.TestbedMode, "None"), "device": pyngp.devices()[0].id, "root_dir": "",
@@ -114,10 +114,13 @@ def test_signatures():
         "max_device_bytes": None,
     }  # fmt: skip
     assert signature("fit") == {"steps": None, "seconds": None, "batch_size": None, "callback": None}
-    assert signature("query") == {"positions": none, "directions": None, "image": None, "occupancy": False}
+    appearance = {"latent": None, "light_direction": None}
+    assert signature("query") == {
+        "positions": none, "directions": None, "image": None, "occupancy": False, **appearance,
+    }  # fmt: skip
     assert signature("render_channels") == {
         "camera": none, "width": none, "height": none, "fov_x": None, "intrinsics": None, "lens": None,
-        "channels": ("rgb", "alpha", "depth", "normal"), "spp": 1, "out": "numpy",
+        "channels": ("rgb", "alpha", "depth", "normal"), "spp": 1, "image": None, **appearance, "out": "numpy",
     }  # fmt: skip
     assert signature("save_snapshot") == {"path": none, "include_optimizer_state": False, "compress": True}
     assert list(signature("set_images"))[:3] == ["images", "cameras", "intrinsics"]
@@ -244,12 +247,23 @@ def test_the_network_stays_unless_the_box_changes(tiny, device, small_config):
         testbed.fit(1)
 
 
-def test_train_modes_warn():
-    training = Testbed().nerf.training
-    with pytest.warns(UserWarning, match="Rfl"):
-        training.train_mode = TrainMode.RflRelax
-    assert training.train_mode == TrainMode.Nerf
-    training.train_mode = TrainMode.Nerf
+def test_train_modes(tiny, device, small_config):
+    """By name, number and from the schedule of run.py (B): Nerf, and RflRelax between two steps."""
+    testbed = Testbed(data=tiny.train, config=small_config, device=device)
+    training = testbed.nerf.training
+    assert training.train_mode == TrainMode.Nerf, "not RflRelax, as in instant-ngp (design section 7)"
+    testbed.shall_train, testbed.training_batch_size = True, 512
+    begin, end = 2, 4
+    modes = []
+    while testbed.frame():
+        modes.append(training.train_mode)
+        if testbed.training_step >= 6:
+            break
+        relaxed = begin <= testbed.training_step < end
+        training.train_mode = TrainMode.RflRelax if relaxed else TrainMode.Nerf
+    assert [int(m) for m in modes] == [0, 0, 2, 2, 0, 0] and np.isfinite(testbed.loss)
+    training.train_mode = TrainMode(1)
+    assert training.train_mode == TrainMode.Rfl
 
 
 def test_loss_type_comes_from_the_configuration(tiny, device, small_config):

@@ -236,14 +236,14 @@ def test_info_lists_devices(cli, tmp_path):
 
 def test_quiet_prints_nothing(cli, trained_snapshot, tiny, tmp_path, small_config):
     """Not even warnings."""
-    scene = json.loads(tiny.train.read_text()) | {"sharpen": 1}
+    scene = json.loads(tiny.train.read_text()) | {"envmap": "sky.png"}
     for frame in scene["frames"]:
         frame["file_path"] = str(tiny.folder / frame["file_path"])
     (tmp_path / "scene.json").write_text(json.dumps(scene))
     (tmp_path / "config.json").write_text(json.dumps(small_config))
     train = ["train", tmp_path / "scene.json", "--config", tmp_path / "config.json", "--steps", 2, "--batch-size", 512]
     code, out, err = cli(*train)
-    assert code == 0 and "step 2" in out and "warning: " in err and "not used yet: sharpen" in err
+    assert code == 0 and "step 2" in out and "warning: " in err and "not used yet: envmap" in err
     for arguments in (
         [*train, "--save", tmp_path / "s.ingp", "--report", tmp_path / "r.json", "--test", tiny.test],
         ["eval", trained_snapshot, "--test", tiny.test], ["info", trained_snapshot],

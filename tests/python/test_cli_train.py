@@ -145,3 +145,13 @@ def test_failed_training_does_not_touch_the_old_snapshot(cli, tiny, config, tmp_
     save.write_bytes(b"old")
     code, _, _ = cli("train", tiny.train, "--config", config, "--steps", 1, "--batch-size", 100, "--save", save)
     assert code == 1 and save.read_bytes() == b"old"
+
+
+def test_depth_maps_get_their_weight(train, tiny, tmp_path):
+    """--depth-lambda: it is in the snapshot, and goes on when training is resumed."""
+    save, again = tmp_path / "s.ingp", tmp_path / "t.ingp"
+    train(tiny.train, "--steps", 1, "--save", save, "--depth-lambda", 0.25)
+    train(tiny.train, "--steps", 1, "--save", again, "--resume", save)
+    testbed = Testbed(device="cpu")
+    testbed.load_snapshot(again)
+    assert testbed.nerf.training.depth_supervision_lambda == 0.25

@@ -268,9 +268,9 @@ def one_warning(path: Path) -> str:
 
 
 def test_unused_keys_are_named_in_one_line(folder):
-    frames = [frame("0.png", depth_path="d.png"), frame("1.png", driver_parameters={"LightX": 1})]
-    message = one_warning(write(folder, frames, white_transparent=True, rolling_shutter=[0, 0, 0], sharpen=1))
-    assert message.endswith("not used yet: depth_path, driver_parameters, rolling_shutter, sharpen, white_transparent")
+    frames = [frame("0.png", transform_matrix_end=[]), frame("1.png")]
+    message = one_warning(write(folder, frames, rolling_shutter=[0, 0, 0], envmap="e.png", importance_sampling=True))
+    assert message.endswith("not used yet: envmap, importance_sampling, rolling_shutter, transform_matrix_end")
 
 
 def test_the_sharpness_rule(folder):

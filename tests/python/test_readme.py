@@ -50,13 +50,23 @@ def test_commands(photos, cli):
 
 
 def test_python(photos):
-    code = "\n".join(block for block in blocks("python") if "cuda" not in block)
+    code = "\n".join(block for block in blocks("python") if "cuda" not in block and "latent" not in block)
     positions = np.zeros((5, 3))
     names = {"positions": positions, "directions": np.tile([0.0, 0.0, 1.0], (5, 1)), "camera": photos.test_poses[0]}
     exec(compile(code.replace("800, 600", "32, 24"), str(README), "exec"), names)
     assert names["rgb"].shape == (5, 3) and names["density"].shape == (5,)
     assert names["views"]["normal"].shape == (24, 32, 3)
     assert Path("scene.ingp").is_file()
+
+
+def test_latents(photos):
+    (code,) = (block for block in blocks("python") if "latent" in block)
+    testbed = Testbed(data="photos/transforms.json", device="cpu")
+    testbed.nerf.training.optimize_extra_dims = True
+    testbed.fit(2, batch_size=512)
+    names = {"testbed": testbed, "photo": photos.images[0], "camera": photos.poses[0]}
+    exec(compile(code.replace("800, 600", "32, 24"), str(README), "exec"), names)
+    assert names["latent"].shape == (16,) and names["views"]["rgb"].shape == (24, 32, 3)
 
 
 def test_python_on_a_gpu(photos, cuda):

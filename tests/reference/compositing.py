@@ -43,9 +43,11 @@ def rgb_activation(raw: ArrayLike, kind: str = "Logistic") -> tuple[F64, F64]:
     raise ValueError(f"unknown activation {kind!r}")
 
 
-def density_activation(raw: ArrayLike) -> tuple[F64, F64]:
-    """sigma = exp(raw) and the derivative exp(clamp(raw, +-15)) that training uses (E.2)."""
+def density_activation(raw: ArrayLike, kind: str = "Exponential") -> tuple[F64, F64]:
+    """sigma = exp(raw) and the derivative exp(clamp(raw, +-15)) that training uses (E.2); the others as for colours."""
     raw = np.asarray(raw, dtype=np.float64)
+    if kind != "Exponential":
+        return rgb_activation(raw, kind)
     return np.exp(raw), np.exp(np.clip(raw, -15.0, 15.0))
 
 
@@ -72,13 +74,14 @@ def composite(
     dt: ArrayLike,
     background: ArrayLike,
     activation: str = "Logistic",
+    density: str = "Exponential",
 ) -> Composite:
     """Composite front to back; a sample is used only while T >= 1e-4 in front of it (E.4).
 
     "Stopped early" means that at least one sample was left out; only then is there no background.
     (If the very last sample takes T below 1e-4 the background is added with weight T < 1e-4.)
     """
-    sigma, _ = density_activation(raw_density)
+    sigma, _ = density_activation(raw_density, density)
     alpha = 1.0 - np.exp(-sigma * np.asarray(dt, dtype=np.float64))
     after_all = np.cumprod(1.0 - alpha)
     before = np.concatenate([[1.0], after_all[:-1]]) if alpha.size else alpha

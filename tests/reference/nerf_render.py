@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,7 @@ class NerfField:
     box: tuple[F64, F64]
     interpolation: str
     is_hdr: bool
+    latent: F64 = field(default_factory=lambda: np.zeros(0))  # of all rays: follows the direction's encoding
 
     def features(self, position: ArrayLike) -> F64:
         """Density-network outputs (N, 16) at positions (N, 3); column 0 is the raw density."""
@@ -40,8 +41,12 @@ class NerfField:
 
     def raw(self, position: ArrayLike, direction: ArrayLike) -> tuple[F64, F64]:
         """Raw rgb (N, 3) and raw density (N,) at positions and unit directions (N, 3)."""
-        features = self.features(position)
-        parts = [("SphericalHarmonics", sh.sh4(direction)), ("Identity", features[:, :0])]
+        return self.color(self.features(position), direction)
+
+    def color(self, features: F64, direction: ArrayLike) -> tuple[F64, F64]:
+        """The same from the density network's outputs, which do not depend on directions and latents."""
+        latents = np.broadcast_to(self.latent, (len(features), self.latent.size))
+        parts = [("SphericalHarmonics", sh.sh4(direction)), ("Identity", latents)]
         encoded = frequency.composite(parts)
         rgb, _ = mlp.forward(self.rgb_net, np.concatenate([features, encoded], axis=1))
         return rgb[:, :3], features[:, 0]
@@ -66,10 +71,12 @@ class NerfField:
 
 
 def field_from_snapshot(snapshot: Snapshot) -> NerfField:
-    """Split the parameter blob (density MLP, RGB MLP, grid; D.3); latents are not supported."""
+    """Split the parameter blob (density MLP, RGB MLP, grid; D.3); the latent is that of view 0."""
     config, nerf = snapshot.config, snapshot.state["nerf"]
-    if nerf["dataset"].get("n_extra_learnable_dims", 0) or config["dir_encoding"]["nested"][0]["degree"] != 4:
-        raise ValueError("latents, or a direction encoding other than SH4")
+    if config["dir_encoding"]["nested"][0]["degree"] != 4:
+        raise ValueError("a direction encoding other than SH4")
+    n_latent = nerf["dataset"].get("n_extra_learnable_dims", 0)
+    latent = np.array(nerf["extra_dims_opt"][0]["variable"] if n_latent else [], dtype=np.float64)
     enc = config["encoding"]
     n_levels, base = enc.get("n_levels", 16), enc.get("base_resolution", 16)
     n_features = enc.get("n_features_per_level", 2)
@@ -80,7 +87,8 @@ def field_from_snapshot(snapshot: Snapshot) -> NerfField:
     levels = grid.level_table(n_levels, base, growth, enc.get("log2_hashmap_size", 19), kind=kind[enc["otype"]])
     net, rgb = config["network"], config["rgb_network"]
     density_shape = mlp.MlpShape(n_levels * n_features, 16, net["n_neurons"], net["n_hidden_layers"])
-    rgb_shape = mlp.MlpShape(32, 3, rgb["n_neurons"], rgb["n_hidden_layers"])
+    rgb_in = 16 + frequency.padded_width(16 + n_latent, 16)
+    rgb_shape = mlp.MlpShape(rgb_in, 3, rgb["n_neurons"], rgb["n_hidden_layers"])
     n_first = density_shape.n_params
     n_networks = n_first + rgb_shape.n_params
     n_expected = n_networks + grid.total_entries(levels) * n_features
@@ -95,6 +103,7 @@ def field_from_snapshot(snapshot: Snapshot) -> NerfField:
         box=(np.array(aabb["min"], dtype=np.float64), np.array(aabb["max"], dtype=np.float64)),
         interpolation=enc.get("interpolation", "Linear"),
         is_hdr=bool(nerf["dataset"]["is_hdr"]),
+        latent=latent,
     )
 
 

@@ -259,6 +259,7 @@ def test_optional_keys(document, target):
 SNAPSHOT = ("snapshot",)
 DATASET = ("snapshot", "nerf", "dataset")
 STATE = ("snapshot", "pyngp", "train_state")
+ERRORS = (*STATE, "error_map")
 ADAM = ("snapshot", "optimizer", "nested", "nested")
 WRONG_VALUES = [
     ((*SNAPSHOT, "version"), 0), ((*SNAPSHOT, "version"), -1), ((*SNAPSHOT, "version"), 1.5),
@@ -277,7 +278,10 @@ WRONG_VALUES = [
     ((*DATASET, "metadata", 0, "lens"), {"ftheta_p0": 0.0, "ftheta_p1": 0.1}),
     ((*STATE, "optimizer_steps"), -1), ((*STATE, "rays_per_batch"), 2**40), ((*STATE, "occupancy_updates"), -1),
     ((*SNAPSHOT, "pyngp", "checksum"), 1), ((*SNAPSHOT, "pyngp", "settings", "color_space"), 7),
-    ((*SNAPSHOT, "pyngp", "settings", "occupancy_schedule"), 2),
+    ((*SNAPSHOT, "pyngp", "settings", "occupancy_schedule"), 2), ((*SNAPSHOT, "pyngp", "settings", "train_mode"), 3),
+    ((*SNAPSHOT, "pyngp", "settings", "loss_type"), 7), ((*SNAPSHOT, "pyngp", "settings", "rgb_activation"), -1),
+    ((*ERRORS, "n_images"), 21), ((*ERRORS, "n_images"), -1), ((*ERRORS, "size"), [2**20, 1]),
+    ((*ERRORS, "size"), [1]), ((*ERRORS, "steps"), -1), ((*ERRORS, "interval"), 2**40),
     (("encoding", "n_levels"), 0), (("encoding", "n_levels"), 1000), (("encoding", "n_features_per_level"), 3),
     (("encoding", "log2_hashmap_size"), 60), (("encoding", "base_resolution"), 2**30),
     (("encoding", "otype"), "Cubes"), (("network", "n_neurons"), 24), (("network", "n_hidden_layers"), 10**6),
@@ -303,6 +307,7 @@ BINARIES = [
     (*SNAPSHOT, "params_binary"), (*SNAPSHOT, "density_grid_binary"), *((*ADAM, k) for k in (
         "first_moments_binary", "second_moments_binary", "param_steps_binary")), *((*STATE, k) for k in (
         "params_binary", "average_binary", "average_steps_binary", "density_grid_binary")),
+    (*ERRORS, "errors_binary"), (*ERRORS, "drawn_binary"),
 ]  # fmt: skip
 
 

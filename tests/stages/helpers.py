@@ -228,7 +228,8 @@ class EncodingTwin:
     """
 
     def __init__(self, encoding: Json, aabb_scale: int = 1, alignment: int = 16, n_dims: int = 3) -> None:
-        rows = stages.encoding_levels(model_config(encoding=encoding), aabb_scale, n_dims)
+        with_grid = any(leaf["otype"] in GRID_KINDS for leaf in leaves(encoding))
+        rows = stages.encoding_levels(model_config(encoding=encoding), aabb_scale, n_dims) if with_grid else []
         table = [grid.GridLevel(np.float32(s), r, o, e, h) for s, r, o, e, h in rows]
         self.alignment = alignment
         self.parts: list[Part] = []

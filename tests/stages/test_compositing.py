@@ -28,6 +28,9 @@ class Case:
     near: float = 0.0
     regularizer: float = 0.0
     encourage: bool = False
+    depth_loss: str = "L1"
+    depth_weight: float = 0.0
+    distance: float = 0.0
 
     def run(self) -> tuple[float, int, np.ndarray]:
         raw = np.concatenate([self.rgb, self.density[:, None]], axis=1)
@@ -42,6 +45,8 @@ class Case:
             self.near,
             self.regularizer,
             self.encourage,
+            depth=stages.DepthSupervision(getattr(LossType, self.depth_loss), self.depth_weight),
+            distance=self.distance,
         )
 
     def ended(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -264,3 +269,68 @@ def test_infinite_density() -> None:
     density[4] = 100.0
     _, count, d_raw = replace(case, density=density).run()
     assert count == 5 and np.all(np.isfinite(d_raw))
+
+
+def expected_distance(case: Case) -> float:
+    """The sum of weight * t over the samples that were composited."""
+    result = case.composite()
+    n = min(result.used, len(case.t))
+    return float(result.weight[:n] @ case.t[:n])
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_depth_gradient(loss: str) -> None:
+    """lambda L'(sum w t - target) (T_after t - suffix), beside the colours' gradient, whose value stays (E.4)."""
+    for n, seed, shift in ((1, 21, -1.5), (40, 22, -1.5), (200, 23, 0.0), (400, 24, 3.0)):
+        plain = ray(n, seed, shift)
+        distance = expected_distance(plain)
+        for target in (0.5 * distance, distance + 0.2):
+            case = replace(plain, depth_loss=loss, depth_weight=0.7, distance=target)
+            value, count, d_raw = case.run()
+            plain_value, plain_count, plain_raw = plain.run()
+            assert value == plain_value and count == plain_count, "the loss that is reported is that of colours"
+            assert np.array_equal(d_raw[:, :3], plain_raw[:, :3])
+            result = case.composite()
+            weight_error = Errors.of(result, case.background).weight
+            far = float(case.t[:count].max())
+            error = weight_error * far + 4 * U * far
+            target = float(np.float32(target))
+            g = 0.7 * float(losses.loss_gradient(loss, distance, target))
+            ends = [float(losses.loss_gradient(loss, distance + s * error, target)) for s in (1, -1)]
+            d_g = 0.7 * abs(ends[0] - ends[1]) + 16 * U * abs(g)
+            t = np.append(case.t.astype(np.float64), 0.0)  # of ended()'s last sample, which has no weight
+            wanted = compositing.depth_backward(case.ended()[1], case.ended()[2], t, g)[:n]
+            sigma = compositing.density_activation(case.density)[1]
+            bound = sigma * case.dt * (d_g * 2 * far + abs(g) * (2 * error + weight_error * far))
+            bound += 8 * U * (np.abs(wanted) + np.abs(plain_raw[:, 3]) + np.abs(d_raw[:, 3]))
+            assert_within(d_raw[:, 3] - plain_raw[:, 3].astype(np.float64), wanted, bound, "depth term")
+            assert n == 1 or np.abs(wanted).max() > 1e-6, "the test means something"
+
+
+def test_depth_is_off_without_weight_or_target() -> None:
+    """Bit by bit."""
+    plain = ray(50, 25, 0.0)
+    for case in (replace(plain, distance=0.3), replace(plain, depth_weight=0.5)):
+        assert all(np.array_equal(a, b) for a, b in zip(case.run(), plain.run(), strict=True))
+    on = replace(plain, distance=0.3, depth_weight=0.5)
+    assert not np.array_equal(on.run()[2], plain.run()[2])
+
+
+def test_depth_finite_differences() -> None:
+    """Against central differences of lambda (sum w t - target)^2, without colours."""
+    case = ray(24, 26, 0.0, loss="L2", depth_loss="L2", depth_weight=1.5)
+    case = replace(case, distance=0.6 * expected_distance(case))
+    plain = replace(case, depth_weight=0.0)
+    got = case.run()[2][:, 3].astype(np.float64) - plain.run()[2][:, 3]
+    _, density, dt = (a.astype(np.float64) for a in case.ended())
+    t = np.append(case.t.astype(np.float64), 0.0)
+    target = float(np.float32(case.distance))
+
+    def value(raw: np.ndarray) -> float:
+        result = compositing.composite(np.zeros((25, 3)), raw, dt, np.zeros(3))
+        return 1.5 * (float(result.weight @ t[: result.used]) - target) ** 2
+
+    h, steps = 1e-6, np.eye(25)
+    wanted = np.array([(value(density + h * steps[i]) - value(density - h * steps[i])) / (2 * h) for i in range(24)])
+    # Rounding of float32 sums of 24 terms; of the differences, h^2.
+    assert_within(got, wanted, 1e-5 * np.abs(wanted).max() + 1e-9, "dL/draw density")

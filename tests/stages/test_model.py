@@ -40,18 +40,23 @@ DENSITY_OUTPUTS = 16
 
 @dataclass
 class ModelTwin:
-    """Encoding -> density network -> [its outputs | direction encoding] -> rgb network."""
+    """Encoding -> density network -> [its outputs | direction encoding] -> rgb network.
+
+    ``n_extra``: dimensions that the direction encoding reads besides the direction. Which values a sample has there is
+    a function of its direction, extra_of(), so that samples are positions and directions as without.
+    """
 
     config: str
     aabb_scale: int = 1
     device: str = "cpu"
+    n_extra: int = 0
 
     def __post_init__(self) -> None:
         c: Json = json.loads(self.config)
         nets = [c["network"], c["rgb_network"]]
         pads = [8 if n["otype"] == "CutlassMLP" else 16 for n in nets]
         self.position = EncodingTwin(c["encoding"], self.aabb_scale, pads[0])
-        self.direction = EncodingTwin(c["dir_encoding"], 1, pads[1])
+        self.direction = EncodingTwin(c["dir_encoding"], 1, pads[1], 3 + self.n_extra)
         widths = [self.position.width, DENSITY_OUTPUTS + self.direction.width]
         self.density, self.rgb = (
             mlp.MlpShape(w, out, n["n_neurons"], n["n_hidden_layers"], pad)
@@ -122,8 +127,7 @@ class ModelTwin:
         else:
             encoded, sd = encoded.astype(np.float64), np.zeros(encoded.shape)
         first = MlpTwin(mlp.unpack(self.density, p[: self.rgb_begin]), encoded, sd, *self.kind(0))
-        half = ((directions + np.float32(1)) * np.float32(0.5)).astype(np.float32)
-        d, d_bound = self.direction.encode(np.zeros(0), half)
+        d, d_bound = self.direction.encode(np.zeros(0), self.direction_input(directions))
         # (d + 1) / 2 is rounded here as in the library; one more rounding comes with 2x - 1
         x = np.concatenate([first.output, d], axis=1)
         sd_x = stored(x, np.concatenate([first.sd[-1], d_bound], axis=1), self.halves)
@@ -131,6 +135,15 @@ class ModelTwin:
         assert pad == 0
         second = MlpTwin(mlp.unpack(self.rgb, p[self.rgb_begin : self.grid_begin]), x, sd_x, *self.kind(1))
         return first, second
+
+    def extra_of(self, directions: np.ndarray) -> np.ndarray:
+        """(N, n_extra) float32 in (-1, 1): latents as they begin."""
+        mix = np.random.default_rng(11).normal(size=(3, self.n_extra))
+        return np.sin(3.0 * directions.astype(np.float64) @ mix).astype(np.float32)
+
+    def direction_input(self, directions: np.ndarray) -> np.ndarray:
+        half = ((directions + np.float32(1)) * np.float32(0.5)).astype(np.float32)
+        return np.concatenate([half, self.extra_of(directions)], axis=1) if self.n_extra else half
 
     def kind(self, net: int) -> tuple[bool, bool]:
         return self.relu[net], self.halves

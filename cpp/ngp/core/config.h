@@ -44,6 +44,8 @@ struct MlpConfig {
 struct NetworkConfig {
     std::vector<EncodingConfig> position_encoding, direction_encoding; // parts of a composite, in order
     MlpConfig density_mlp, rgb_mlp;
+    // A loss scale (E.1: 128) is accepted and ignored: gradients are float32 here, and CUDA's halves have a scale of
+    // their own (cuda/training.cuh).
     LossType loss = LossType::Huber;
     AdamSettings optimizer;
     std::string json; // the resolved document that this was read from; kept in snapshots

@@ -275,6 +275,24 @@ inline void encode_analytic(const EncodingShape& shape, const float* in, float* 
     }
 }
 
+// The gradient of dot(d_out, outputs) of that with respect to the input vector.
+inline void analytic_gradient(const EncodingShape& shape, const float* in, const float* d_out, float* d_in) {
+    for (int d = 0; d < shape.n_in; ++d) d_in[d] = 0.0f;
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        const float* x = in + part.in_begin;
+        const float* g = d_out + part.out_begin;
+        float* sum = d_in + part.in_begin;
+        if (part.kind == EncodingKind::SphericalHarmonics) {
+            const Vec3 slope = sh_basis_gradient(part.degree, {2 * x[0] - 1, 2 * x[1] - 1, 2 * x[2] - 1}, g);
+            for (int d = 0; d < 3; ++d) sum[d] += 2 * slope[d];
+        }
+        const int per_dim = part.outputs_per_dim;
+        for (int d = 0; per_dim > 0 && d < part.n_in; ++d)
+            for (int j = 0; j < per_dim; ++j) sum[d] += coordinate_slope(part, x[d], j) * g[d * per_dim + j];
+    }
+}
+
 // All parts of a position encoding; columns from n_out_padded to pad16 are zeroed.
 inline void encode_positions(const EncodingShape& shape, const float* params, const PositionTile& p, int n, float* out,
                              int stride) {

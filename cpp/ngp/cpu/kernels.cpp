@@ -50,9 +50,26 @@ void pad_positions(PositionTile& tile, int n) {
         for (int d = 0; d < 3; ++d) tile.axis[d][s] = 0.5f;
 }
 
-void encode_direction(const NerfModelView& model, Vec3 d, float* out) {
-    const float in[3] = {0.5f * (d.x + 1), 0.5f * (d.y + 1), 0.5f * (d.z + 1)};
-    encode_analytic(*model.direction, in, out);
+// What the direction encoding reads: a direction, and those of the model's extra dimensions that `k` has.
+struct DirectionInput {
+    float x[3 + max_extra_dims];
+
+    DirectionInput(const NerfModelView& model, Vec3 d, int64_t k) {
+        x[0] = 0.5f * (d.x + 1), x[1] = 0.5f * (d.y + 1), x[2] = 0.5f * (d.z + 1);
+        const float* extra = model.extra_dims + k * model.extra_dims_stride;
+        for (int i = 0; i < model.n_extra_dims(); ++i) x[3 + i] = extra[i];
+    }
+};
+
+void encode_direction(const NerfModelView& model, Vec3 d, int64_t k, float* out) {
+    encode_analytic(*model.direction, DirectionInput(model, d, k).x, out);
+}
+
+// Gradient with respect to the extra dimensions, given that of the encoded direction.
+void extra_dims_gradient(const NerfModelView& model, Vec3 d, int64_t k, const float* d_encoded, float* d_extra) {
+    float gradient[3 + max_extra_dims];
+    analytic_gradient(*model.direction, DirectionInput(model, d, k).x, d_encoded, gradient);
+    memcpy(d_extra, gradient + 3, size_t(model.n_extra_dims()) * sizeof(float));
 }
 
 RawSample raw_sample(const Activations& a, int s) {
@@ -60,9 +77,25 @@ RawSample raw_sample(const Activations& a, int s) {
     return {{rgb[0], rgb[1], rgb[2]}, a.density.output[s * a.density.output_stride]};
 }
 
-// Networks on n samples of a tile whose direction encodings are already in the rgb network's input.
-void forward_tile(const NerfModelView& model, const PositionTile& tile, const Activations& a, int n, bool with_rgb) {
+// Zeroes the columns of grid levels that samples don't see (level_cut.h). `max_level`: of each sample.
+void cut_levels(const EncodingShape& shape, const float* max_level, int n, float* rows, int stride) {
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        if (part.kind != EncodingKind::Grid) continue;
+        for (int s = 0; s < n; ++s) {
+            const int seen = levels_below(max_level[s], part.n_levels);
+            float* columns = rows + s * stride + part.out_begin;
+            for (int j = seen * part.n_features; j < part.n_levels * part.n_features; ++j) columns[j] = 0.0f;
+        }
+    }
+}
+
+// Networks on n samples of a tile whose direction encodings are already in the rgb network's input. `max_level` as in
+// cut_levels(), or null for all levels.
+void forward_tile(const NerfModelView& model, const PositionTile& tile, const Activations& a, int n, bool with_rgb,
+                  const float* max_level = nullptr) {
     encode_positions(*model.position, model.encoding_params, tile, n, a.density.input[0], a.density.input_stride[0]);
+    if (max_level) cut_levels(*model.position, max_level, n, a.density.input[0], a.density.input_stride[0]);
     mlp_forward(weights_of(model.density), a.density, n);
     if (with_rgb) mlp_forward(weights_of(model.rgb), a.rgb, n);
 }
@@ -100,13 +133,16 @@ void store_gradients(const EncodingShape& shape, GradientTiles& tiles, const Pos
 }
 
 // Backward of a tile whose activations are in `a` and upstream gradients in workspace.d_output (rgb, rows of 16) and
-// d_density.
+// d_density. `max_level`: of each sample, or null. Where gradients of the extra dimensions are wanted, those of the
+// encoded directions are left in workspace.d_encoding, after the density network's outputs.
 void backward_tile(const NerfModelView& model, const PositionTile& p, const Activations& a, const float* d_density,
-                   int n, NerfWorkspace& w, TrainChunk& results) {
+                   int n, NerfWorkspace& w, TrainChunk& results, const float* max_level = nullptr) {
     const int rgb_in = a.rgb.input_stride[0], enc = a.density.input_stride[0], n_geo = model.density.shape.n_out;
+    const int wanted = n_geo + (results.d_extra_dims ? model.direction->n_out_padded : 0);
     mlp_backward(weights_of(model.rgb), a.rgb,
-                 {w.d_output, 16, 3, results.rgb_gradient, w.d_encoding, rgb_in, n_geo, {w.scratch[0], w.scratch[1]}},
+                 {w.d_output, 16, 3, results.rgb_gradient, w.d_encoding, rgb_in, wanted, {w.scratch[0], w.scratch[1]}},
                  n);
+    if (results.only_extra_dims) return;
     // The head of the rgb network's input gradient is that of the density network's output.
     for (int s = 0; s < n; ++s) w.d_encoding[s * rgb_in] += d_density[s];
     mlp_backward(weights_of(model.density), a.density,
@@ -119,6 +155,7 @@ void backward_tile(const NerfModelView& model, const PositionTile& p, const Acti
                   model.position->n_out,
                   {w.scratch[0], w.scratch[1]}},
                  n);
+    if (max_level) cut_levels(*model.position, max_level, n, w.d_input, enc);
     store_gradients(*model.position, *results.tiles, p, w.d_input, enc, n);
 }
 
@@ -177,7 +214,10 @@ void evaluate_wave(const TrainChunk& c, NerfWorkspace& w, const Wave& wave, int6
                         dir_width);
         }
         pad_positions(tile, n);
-        forward_tile(model, tile, a, n, true);
+        float max_level[tile_size];
+        if (c.sample.random_levels)
+            for (int s = 0; s < n; ++s) max_level[s] = w.rays[wave.sample_ray[begin + s]].max_level;
+        forward_tile(model, tile, a, n, true, c.sample.random_levels ? max_level : nullptr);
     }
 }
 
@@ -209,10 +249,13 @@ class TileGatherer {
     TileGatherer(TrainChunk& c, NerfWorkspace& w)
         : c_(c), w_(w), a_(*c.model, w.tile, w.stride, 0), scale_(box_scale(c.model->box)) {}
 
-    void add(Vec3 position, int64_t row, const RawSample& d) {
+    void add(int ray_index, float t, int64_t row, const RawSample& d) {
+        const TrainingRay& ray = w_.rays[ray_index];
+        ray_[n_] = ray_index;
         for (int k = 0; k < w_.n_layers - 1; ++k) // the output layer's values are not needed
             copy_floats(w_.tile[k] + n_ * w_.stride[k], w_.layer[k] + row * w_.stride[k], w_.stride[k]);
-        set_position(tile_, n_, c_.model->box, scale_, position);
+        set_position(tile_, n_, c_.model->box, scale_, ray.march.position(t));
+        max_level_[n_] = ray.max_level;
         float* out = w_.d_output + n_ * 16;
         out[0] = d.rgb[0], out[1] = d.rgb[1], out[2] = d.rgb[2];
         d_density_[n_] = d.density;
@@ -221,19 +264,41 @@ class TileGatherer {
     void flush() {
         if (n_ == 0) return;
         pad_positions(tile_, n_);
-        backward_tile(*c_.model, tile_, a_, d_density_, n_, w_, c_);
+        backward_tile(*c_.model, tile_, a_, d_density_, n_, w_, c_, c_.sample.random_levels ? max_level_ : nullptr);
+        if (c_.d_extra_dims) add_direction_gradients();
         n_ = 0;
     }
 
   private:
+    void add_direction_gradients() {
+        const int stride = a_.rgb.input_stride[0], width = c_.model->direction->n_out_padded;
+        for (int s = 0; s < n_; ++s) {
+            const float* d = w_.d_encoding + s * stride + c_.model->density.shape.n_out;
+            float* sum = w_.d_direction + ray_[s] * pad16(width);
+            for (int j = 0; j < width; ++j) sum[j] += d[j];
+        }
+    }
+
     TrainChunk& c_;
     NerfWorkspace& w_;
     Activations a_;
     Vec3 scale_;
     PositionTile tile_;
-    float d_density_[tile_size];
+    float d_density_[tile_size], max_level_[tile_size];
+    int ray_[tile_size];
     int n_ = 0;
 };
+
+// Gradients of the extra dimensions, ray by ray, from the sums that TileGatherer left.
+void store_extra_dims_gradients(const TrainChunk& c, const NerfWorkspace& w) {
+    const int n = c.model->n_extra_dims(), stride = pad16(c.model->direction->n_out_padded);
+    for (int i = 0; i < c.n_rays; ++i) {
+        const TrainingRay& ray = w.rays[i];
+        extra_dims_gradient(*c.model, ray.march.direction, ray.view, w.d_direction + i * stride,
+                            c.d_extra_dims + (c.first_ray + i) * n);
+        c.view_of_ray[c.first_ray + i] = ray.view;
+    }
+}
 
 void train_chunk(TrainChunk& c, NerfWorkspace& w) {
     const int dir_stride = pad16(c.model->direction->n_out_padded);
@@ -248,7 +313,7 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
         w.transmittance[i] = 1.0f;
         if (w.rays[i].march.t < w.rays[i].march.t_end) {
             wave.ray[wave.n_rays++] = i;
-            encode_direction(*c.model, w.rays[i].march.direction, w.direction + i * dir_stride);
+            encode_direction(*c.model, w.rays[i].march.direction, w.rays[i].view, w.direction + i * dir_stride);
         }
     }
     c.marching_ns += now_ns() - start;
@@ -266,17 +331,21 @@ void train_chunk(TrainChunk& c, NerfWorkspace& w) {
 
     const CompositeAndLoss composite{c.composite,         w.rays,  w.raw,   w.dt,  w.t,
                                      max_samples_per_ray, w.count, w.d_raw, w.loss};
+    if (c.d_extra_dims) memset(w.d_direction, 0, size_t(c.n_rays) * size_t(dir_stride) * sizeof(float));
     TileGatherer gather(c, w);
     for (int i = 0; i < c.n_rays; ++i) {
         composite(i);
-        c.loss += double(w.loss[i]);
+        const float error = w.loss[i] * w.rays[i].inverse_density;
+        c.loss += double(error);
+        if (c.errors) c.errors[i] = {w.rays[i].error_cell, error};
         c.samples += w.count[i];
         for (int k = 0; k < w.count[i]; ++k) {
             const int64_t at = int64_t(i) * max_samples_per_ray + k;
-            gather.add(w.rays[i].march.position(w.t[at]), w.row[at], w.d_raw[at]);
+            gather.add(i, w.t[at], w.row[at], w.d_raw[at]);
         }
     }
     gather.flush();
+    if (c.d_extra_dims) store_extra_dims_gradients(c, w);
 }
 
 void scatter(const EncodingPart& part, int level, const GradientTiles& tiles, float* gradient, uint32_t first,
@@ -314,7 +383,7 @@ void adam(const AdamJob& job) {
 // density a step apart; what finer levels do in between is noise to it, and would dominate the gradient.
 constexpr float normal_cell_steps = 2.0f;
 
-// Outward unit normals: minus the density gradient of each sample of the tile.
+// Outward unit normals: minus the density gradient of each sample of the tile. No dt: of all grid levels.
 void tile_normals(const NerfModelView& model, const PositionTile& p, const Activations& a, const float* dt, int n,
                   NerfWorkspace& w, Vec3* normals) {
     const int enc = a.density.input_stride[0];
@@ -324,8 +393,8 @@ void tile_normals(const NerfModelView& model, const PositionTile& p, const Activ
     PositionTile gradient;
     const Vec3 scale = box_scale(model.box);
     float finest[tile_size];
-    for (int s = 0; s < n; ++s) finest[s] = 1.0f / (normal_cell_steps * dt[s] * scale.x);
-    position_gradient(*model.position, model.encoding_params, p, n, w.d_input, enc, finest, gradient);
+    for (int s = 0; dt && s < n; ++s) finest[s] = 1.0f / (normal_cell_steps * dt[s] * scale.x);
+    position_gradient(*model.position, model.encoding_params, p, n, w.d_input, enc, dt ? finest : nullptr, gradient);
     for (int s = 0; s < n; ++s)
         normals[s] = normalize(-(Vec3{gradient.axis[0][s], gradient.axis[1][s], gradient.axis[2][s]} * scale));
 }
@@ -336,12 +405,25 @@ struct TraceState {
     float largest = 0;
 };
 
-void trace_sample(const TraceJob& job, TraceState& ray, RenderedRay& out, const RawSample& raw, float t, float dt,
-                  const Vec3* normal) {
-    const float sigma = density_from_raw(job.model->density_activation, raw.density);
-    const float weight = blend(ray.blend, sample_color(job.model->rgb_activation, raw), segment_alpha(sigma, dt));
+struct TracedSample {
+    RawSample raw;
+    float t, dt;
+    const Vec3* normal;      // may be null
+    const float* activation; // that takes the place of colours, or null
+};
+Vec3 shown_value(const TraceJob& job, const RenderRay& ray, const TracedSample& s, float alpha) {
+    if (s.activation) return {max_of(*s.activation, 0.0f), 0.0f, max_of(-*s.activation, 0.0f)};
+    if (job.shows.mode == RenderMode::Shade) return sample_color(job.model->rgb_activation, s.raw);
+    return geometry_value(job.shows, alpha, ray.march.position(s.t), (s.t + job.near_distance) * ray.z_per_t);
+}
+
+void trace_sample(const TraceJob& job, TraceState& ray, const RenderRay& from, RenderedRay& out,
+                  const TracedSample& s) {
+    const float alpha = segment_alpha(density_from_raw(job.model->density_activation, s.raw.density), s.dt);
+    const float t = s.t, weight = blend(ray.blend, shown_value(job, from, s, alpha), alpha);
+    if (job.shows.mode == RenderMode::Cost) ray.blend.rgb += splat3(cost_of_sample);
     out.t_expected += weight * t;
-    if (normal) out.normal += *normal * weight;
+    if (s.normal) out.normal += *s.normal * weight;
     if (weight > ray.largest) {
         ray.largest = weight;
         out.t_max_weight = t;
@@ -349,15 +431,8 @@ void trace_sample(const TraceJob& job, TraceState& ray, RenderedRay& out, const 
 }
 
 void finish_ray(const TraceJob& job, const TraceState& ray, RenderedRay& out) {
-    out.alpha = 1.0f - ray.blend.transmittance;
     out.rgb = ray.blend.rgb;
-    if (out.alpha > 1.0f - job.min_transmittance) { // stopped early: as if the rest were like what was seen
-        const float s = 1.0f / out.alpha;
-        out.rgb = out.rgb * s;
-        out.t_expected *= s;
-        out.normal = out.normal * s;
-        out.alpha = 1.0f;
-    }
+    out.finish(job.shows.mode, ray.blend.transmittance, job.min_transmittance);
 }
 
 void trace(const TraceJob& job, NerfWorkspace& w) {
@@ -372,12 +447,17 @@ void trace(const TraceJob& job, NerfWorkspace& w) {
         job.results[i] = {};
         if (state[i].march.t >= state[i].march.t_end) continue;
         alive[n_alive++] = i;
-        encode_direction(model, state[i].march.direction, w.direction + i * pad16(dir_width));
+        encode_direction(model, state[i].march.direction, i, w.direction + i * pad16(dir_width));
     }
     PositionTile tile;
     int owner[tile_size];
     float t[tile_size], dt[tile_size];
     Vec3 normals[tile_size];
+    // Mode Normals shows the gradient of the whole encoding, other normals that of what a march step resolves.
+    const bool of_mode = job.shows.mode == RenderMode::Normals, normals_wanted = job.normals || of_mode;
+    const int shown_layer = job.visualized.layer;
+    const float* activation = job.visualized.wanted() ? w.tile[shown_layer] + job.visualized.dimension : nullptr;
+    const int activation_stride = w.stride[shown_layer];
     while (n_alive > 0) {
         // Fill a tile with up to samples_per_wave samples of each of the next rays, shade it, and keep rays that go on.
         int kept = 0;
@@ -403,13 +483,14 @@ void trace(const TraceJob& job, NerfWorkspace& w) {
             pad_positions(tile, n);
             if (n > 0) {
                 forward_tile(model, tile, a, n, true);
-                if (job.normals) tile_normals(model, tile, a, dt, n, w, normals);
+                if (normals_wanted) tile_normals(model, tile, a, of_mode ? nullptr : dt, n, w, normals);
             }
             for (int s = 0; s < n; ++s) {
                 TraceState& ray = state[owner[s]];
                 if (ray.blend.transmittance < job.min_transmittance) continue; // stopped within this tile
-                trace_sample(job, ray, job.results[owner[s]], raw_sample(a, s), t[s], dt[s],
-                             job.normals ? normals + s : nullptr);
+                trace_sample(job, ray, job.rays[owner[s]], job.results[owner[s]],
+                             {raw_sample(a, s), t[s], dt[s], normals_wanted ? normals + s : nullptr,
+                              activation ? activation + s * activation_stride : nullptr});
             }
             for (int i = first; i < next; ++i) {
                 const TraceState& ray = state[alive[i]];
@@ -425,13 +506,13 @@ void trace(const TraceJob& job, NerfWorkspace& w) {
 
 // --- single stages -----------------------------------------------------------------------------------------------
 
-// Shades positions[begin..] into the given rows.
-void shade_tile(const NerfModelView& model, const Vec3* positions, const Vec3* directions, int n, const Activations& a,
-                PositionTile& tile) {
+// Shades n samples from number `first` on into the given rows.
+void shade_tile(const NerfModelView& model, const Vec3* positions, const Vec3* directions, int64_t first, int n,
+                const Activations& a, PositionTile& tile) {
     const Vec3 scale = box_scale(model.box);
     for (int s = 0; s < n; ++s) {
-        set_position(tile, s, model.box, scale, positions[s]);
-        if (directions) encode_direction(model, directions[s], direction_columns(model, a, s));
+        set_position(tile, s, model.box, scale, positions[first + s]);
+        if (directions) encode_direction(model, directions[first + s], first + s, direction_columns(model, a, s));
     }
     pad_positions(tile, n);
     forward_tile(model, tile, a, n, directions != nullptr);
@@ -443,7 +524,7 @@ void evaluate(const NerfModelView& model, const Vec3* positions, const Vec3* dir
     PositionTile tile;
     for (int64_t begin = 0; begin < n; begin += tile_size) {
         const int m = int(min_of<int64_t>(tile_size, n - begin));
-        shade_tile(model, positions + begin, directions ? directions + begin : nullptr, m, a, tile);
+        shade_tile(model, positions, directions, begin, m, a, tile);
         for (int s = 0; s < m; ++s) {
             if (directions)
                 out[begin + s] = raw_sample(a, s);
@@ -460,12 +541,16 @@ void forward_backward(const NerfModelView& model, const Vec3* positions, const V
     float d_density[tile_size];
     for (int64_t begin = 0; begin < n; begin += tile_size) {
         const int m = int(min_of<int64_t>(tile_size, n - begin));
-        shade_tile(model, positions + begin, directions + begin, m, a, tile);
+        shade_tile(model, positions, directions, begin, m, a, tile);
         for (int s = 0; s < m; ++s) {
             for (int c = 0; c < 3; ++c) w.d_output[s * 16 + c] = d_raw[begin + s].rgb[c];
             d_density[s] = d_raw[begin + s].density;
         }
         backward_tile(model, tile, a, d_density, m, w, results);
+        const float* d_direction = w.d_encoding + model.density.shape.n_out;
+        for (int s = 0; results.d_extra_dims && s < m; ++s)
+            extra_dims_gradient(model, directions[begin + s], begin + s, d_direction + s * a.rgb.input_stride[0],
+                                results.d_extra_dims + (begin + s) * model.n_extra_dims());
     }
 }
 

@@ -8,6 +8,7 @@
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
 #include <ngp/stages/rays.h>
+#include <ngp/stages/render_mode.h>
 
 namespace ngp {
 
@@ -30,6 +31,12 @@ struct NerfModelView {
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
     Aabb box;
+    // Inputs of the direction encoding after the direction, n_extra_dims() of them: for sample or ray k at
+    // k * extra_dims_stride. In training those of view k (ViewInputs).
+    const float* extra_dims = nullptr;
+    int64_t extra_dims_stride = 0;
+
+    int n_extra_dims() const { return direction->n_in - 3; }
 };
 
 // Scratch memory of one worker. Rows are samples; row r of layer k starts at layer[k] + r*stride[k].
@@ -56,7 +63,8 @@ struct NerfWorkspace {
     int* count = nullptr;
     float* loss = nullptr;
     float* transmittance = nullptr;
-    float* direction = nullptr; // encoded, pad16(direction outputs) apart
+    float* direction = nullptr;   // encoded, pad16(direction outputs) apart
+    float* d_direction = nullptr; // gradient of that, with extra dimensions
     // Makes room for at least `rows` rows, keeping the contents.
     void (*grow)(NerfWorkspace&, int64_t rows) = nullptr;
     void* owner = nullptr;
@@ -84,14 +92,20 @@ struct TrainChunk {
     OccupancyView occupancy;
     SampleTrainingRays sample;
     CompositeOptions composite;
-    float* visited = nullptr; // per occupancy cell: takes part in OccupancyGrid::fresh(); null: not wanted
+    RayError* errors = nullptr; // of rays from first_ray on; null: not wanted
+    float* visited = nullptr;   // per occupancy cell: takes part in OccupancyGrid::fresh(); null: not wanted
     int64_t first_ray = 0;
     int n_rays = 0; // at most max_rays_per_chunk
+    // Results for every ray of the step. Gradients of the extra dimensions, n_extra_dims() apart, and whose they are;
+    // null: not wanted.
+    float* d_extra_dims = nullptr;
+    int32_t* view_of_ray = nullptr;
+    bool only_extra_dims = false; // no gradients besides those; the pointers below to them may be null
     // Results, added to what is there
     float* density_gradient = nullptr; // packed
     float* rgb_gradient = nullptr;
     GradientTiles* tiles = nullptr;
-    double loss = 0;
+    double loss = 0;         // divided by the density of the rays' pixels
     int64_t samples = 0;     // that contributed
     int64_t evaluated = 0;   // by the networks
     int64_t marching_ns = 0; // drawing rays and marching, of the worker
@@ -99,13 +113,13 @@ struct TrainChunk {
 
 struct RenderRay {
     RayMarcher march;
+    float z_per_t = 1; // cosine of the angle to the camera's forward axis
 };
-struct RenderedRay {
-    Vec3 rgb; // in the network's compositing space, premultiplied
-    float alpha = 0;
-    float t_expected = 0;   // sum of weight * t
-    float t_max_weight = 0; // t of the sample of the largest weight
-    Vec3 normal;            // sum of weight * unit normal
+// An activation that takes the place of colours: column `dimension` of layer `layer`, counted as NerfWorkspace::layer.
+struct VisualizedActivation {
+    int layer = 0, dimension = -1; // -1: none
+
+    bool wanted() const { return dimension >= 0; }
 };
 struct TraceJob {
     const NerfModelView* model = nullptr;
@@ -113,6 +127,9 @@ struct TraceJob {
     Stepping stepping;
     float min_transmittance = 0.01f;
     bool normals = false;
+    ModeOptions shows;
+    float near_distance = 0; // t counts from there
+    VisualizedActivation visualized;
     const RenderRay* rays = nullptr;
     RenderedRay* results = nullptr;
     int n_rays = 0; // at most max_rays_per_chunk
@@ -153,7 +170,7 @@ struct NerfKernels {
     void (*adam)(const AdamJob& job);
     void (*trace)(const TraceJob& job, NerfWorkspace& workspace);
     // Raw network outputs at positions; `directions` (unit) may be null: then only density is written. Unclamped
-    // positions outside the box are clamped to it.
+    // positions outside the box are clamped to it. model.extra_dims are those of the samples.
     void (*evaluate)(const NerfModelView& model, const Vec3* positions, const Vec3* directions, int64_t n,
                      RawSample* out, NerfWorkspace& workspace);
     // Separate stages, for tests and benchmarks.
@@ -165,7 +182,7 @@ struct NerfKernels {
     void (*encoding_params_gradient)(const EncodingShape& shape, const float* in, const float* d_out, int64_t n,
                                      GradientTiles& tiles, float* gradient);
     // Forward and backward through both networks for given upstream gradients: what train_chunk does between marching
-    // and scattering. Adds weight gradients and gradient tiles to `results`.
+    // and scattering. Adds weight gradients and gradient tiles to `results`; its d_extra_dims are those of the samples.
     void (*forward_backward)(const NerfModelView& model, const Vec3* positions, const Vec3* directions,
                              const RawSample* d_raw, int64_t n, NerfWorkspace& workspace, TrainChunk& results);
     // input [n][pad16(in)], output [n][pad16(out)]; d_* may be null (forward only).

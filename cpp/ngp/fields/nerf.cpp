@@ -5,12 +5,21 @@
 
 namespace ngp {
 
-NerfModelShape nerf_model_shape(const NetworkConfig& config, int aabb_scale) {
+NerfModelShape nerf_model_shape(const NetworkConfig& config, int aabb_scale, int n_extra_dims) {
+    if (n_extra_dims < 0 || n_extra_dims > max_extra_dims)
+        fail("the direction encoding gets ", n_extra_dims, " extra dimensions; 0 to ", max_extra_dims,
+             " are supported");
     NerfModelShape s;
     s.position = encoding_shape(config.position_encoding, 3, config.density_mlp.padding, aabb_scale);
     s.density = mlp_shape(config.density_mlp, s.position.n_out_padded, density_outputs);
-    s.direction = encoding_shape(config.direction_encoding, 3, config.rgb_mlp.padding, aabb_scale);
+    s.direction = encoding_shape(config.direction_encoding, 3 + n_extra_dims, config.rgb_mlp.padding, aabb_scale,
+                                 3 + max_extra_dims);
     if (s.direction.n_params > 0) fail("dir_encoding: an encoding with parameters; grids encode positions only");
+    const EncodingPart& last = s.direction.parts[s.direction.n_parts - 1];
+    if (n_extra_dims > 0 && last.in_begin + last.n_in < 3 + n_extra_dims)
+        fail("dir_encoding: reads ", last.in_begin + last.n_in, " of ", 3 + n_extra_dims,
+             " dimensions (3 of the direction, ", n_extra_dims,
+             " of latents or a light); end its Composite with {\"otype\": \"Identity\"}, as base.json does");
     const int padding = config.rgb_mlp.padding;
     const int n_in = density_outputs + s.direction.n_out_padded;
     s.rgb = mlp_shape(config.rgb_mlp, (n_in + padding - 1) / padding * padding, 3);
@@ -36,6 +45,20 @@ namespace {
 void NerfEngine::wait_for_stream(uintptr_t) { fail_without_device(); }
 std::shared_ptr<SharedMemory> NerfEngine::keep_pixels(const void*, int64_t) { fail_without_device(); }
 bool NerfEngine::all_finite(const float*, int64_t) { fail_without_device(); }
+
+void NerfEngine::set_view_inputs(ViewInputs inputs) {
+    if (inputs.n_dims > 0) fail_with_view_inputs();
+}
+const ViewInputs& NerfEngine::view_inputs() const {
+    static const ViewInputs none{};
+    return none;
+}
+float NerfEngine::view_input_gradient(const ViewInputLoss&, std::vector<float>&) { fail_with_view_inputs(); }
+
+void fail_with_view_inputs() {
+    fail("models with per-image latents or light directions (n_extra_learnable_dims, driver_parameters, "
+         "optimize_extra_dims) run on the CPU only; use Testbed(device=\"cpu\")");
+}
 
 #if !defined(NGP_HAVE_CUDA) // else: cuda/nerf.cu and cuda/bench.cu
 std::unique_ptr<NerfEngine> make_cuda_nerf_engine(const CudaOptions& options) {

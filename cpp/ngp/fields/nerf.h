@@ -7,11 +7,15 @@
 #include <ngp/core/memory.h>
 #include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
+#include <ngp/stages/error_map.h>
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
 #include <ngp/stages/optimizer.h>
 #include <ngp/stages/query.h>
+#include <ngp/stages/render_mode.h>
+#include <ngp/stages/render_rays.h>
 #include <ngp/stages/training_step.h>
+#include <ngp/stages/view_inputs.h>
 #include <string>
 #include <vector>
 
@@ -27,8 +31,11 @@ struct NerfModelShape {
     size_t rgb_begin() const { return density.n_params(); }
     size_t encoding_begin() const { return rgb_begin() + rgb.n_params(); }
     size_t n_params() const { return encoding_begin() + position.n_params; }
+    int n_extra_dims() const { return max_of(0, direction.n_in - 3); }
 };
-NerfModelShape nerf_model_shape(const NetworkConfig& config, int aabb_scale);
+// `n_extra_dims`: inputs of the direction encoding after the direction (ViewInputs). Raises ngp::Error if it leaves
+// some of them unread.
+NerfModelShape nerf_model_shape(const NetworkConfig& config, int aabb_scale, int n_extra_dims = 0);
 
 // Initial parameters (E.1): networks uniform in ±sqrt(6/(in+out)), encoding uniform in ±1e-4.
 std::vector<float> initial_nerf_params(const NerfModelShape& shape, uint64_t seed);
@@ -37,6 +44,9 @@ std::vector<float> initial_nerf_params(const NerfModelShape& shape, uint64_t see
 struct NerfTrainOptions {
     ColorOptions color;
     LossType loss = LossType::Huber;
+    TrainMode train_mode = TrainMode::Nerf;
+    ErrorMapOptions error_map;  // CPU only
+    bool random_levels = false; // level_cut.h; CPU only
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
     float near_distance = 0.1f;
@@ -46,6 +56,8 @@ struct NerfTrainOptions {
     bool snap_to_pixel_centers = true;
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted;
     bool train_encoding = true, train_network = true;
+    DepthSupervision depth;
+    bool train_view_inputs = false; // per-image latents
 
     bool operator==(const NerfTrainOptions&) const = default;
 };
@@ -67,6 +79,23 @@ struct FrameRequest {
     ColorSpace space = ColorSpace::Linear; // in which samples are averaged
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
+    LensBlur blur;
+    ShutterMotion motion; // of the camera from `pose`
+    ModeOptions shows;    // a mode that marches: not Distortion, not Slice
+    // Activation that takes the place of colours: column of a layer, which are the inputs of the density network's
+    // layers, those of the rgb network's, and its output; -1: none.
+    int visualized_layer = 0, visualized_dimension = -1;
+    int image = -1;                // training view whose appearance the picture has; -1: none in particular
+    std::vector<float> extra_dims; // of the model, which rays get besides their direction (ViewInputs)
+
+    AddRay add_ray() const { return {shows, linear_colors, space, near_distance}; }
+};
+
+// Rays along which a frozen field's colours are compared with pictures, as a function of the extra dimensions.
+struct ViewInputLoss {
+    SampleTrainingRays sample; // n_rays of them; its views, and their pixels in host memory, are not the engine's
+    CompositeOptions composite;
+    std::vector<float> extra_dims; // the same for all rays
 };
 
 // Everything that training continues from besides the parameters.
@@ -80,6 +109,7 @@ struct NerfTrainState {
     std::vector<float> occupancy_fresh; // OccupancyGrid::fresh()
     int n_images_seen = 0;              // of the last visibility test
     float loss = 0;
+    ErrorMap::State error_map;
 };
 
 struct StageTimes { // milliseconds, summed over the steps since reset
@@ -97,12 +127,21 @@ class NerfEngine {
     // aabb_scale needs a new network.
     virtual void set_views(std::vector<TrainingView> views) = 0;
     // New network: parameters from `seed`, training from step 0.
-    virtual void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) = 0;
+    // `n_extra_dims`: of each view's inputs; set_view_inputs() must follow if there are any.
+    virtual void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) = 0;
     virtual const NerfModelShape& shape() const = 0;
 
     // One step. May return before the device has done it; last_step() waits.
     virtual void train_step(const NerfTrainOptions& options, int64_t batch_size) = 0;
     virtual StepResult last_step() = 0; // zeros before the first
+
+    // --- what the direction encoding gets of each training view besides the direction
+    // One for each view, of the network's n_extra_dims; trained in place if the options say so. Raises ngp::Error on
+    // devices that have none.
+    virtual void set_view_inputs(ViewInputs inputs);
+    virtual const ViewInputs& view_inputs() const;
+    // Mean loss over rays and channels for the averaged weights, and its gradient with respect to the extra dimensions.
+    virtual float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient);
 
     // --- rendering and queries, of the averaged weights. They return when their results are there.
     // A picture finished for display, in host memory: `rgba` gets 4 floats a pixel, `depth` (may be null) one.
@@ -150,6 +189,9 @@ class NerfEngine {
     virtual int64_t peak_device_bytes() const { return 0; }
 };
 
+// What engines without view inputs raise: ngp::Error that says where there are some.
+[[noreturn]] void fail_with_view_inputs();
+
 std::unique_ptr<NerfEngine> make_cpu_nerf_engine();
 
 // Engine on the CUDA device of that number. `max_bytes`: device memory that it may take, 0: all that is free; training
@@ -183,6 +225,8 @@ class NerfModelBench {
     virtual std::vector<RawSample> raw() = 0; // of forward()
     // What the position encoding gives, n x position.n_out_padded.
     virtual std::vector<float> encoded() = 0;
+    // Of forward_backward(), with respect to the extra dimensions; empty without.
+    virtual std::vector<float> extra_dims_gradient() { return {}; }
     // Gradient of the raw density with respect to the NGP position.
     virtual std::vector<Vec3> density_gradient() = 0;
 };
@@ -192,6 +236,8 @@ struct NerfBenchInput {
     uint64_t seed = 1337;
     std::vector<Vec3> positions, directions; // NGP space
     std::vector<RawSample> d_raw;            // upstream gradients
+    int n_extra_dims = 0;                    // on the CPU only
+    std::vector<float> extra_dims;           // n_extra_dims a sample
 };
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);
 

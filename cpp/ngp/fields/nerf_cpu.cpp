@@ -6,7 +6,7 @@
 #include <ngp/core/isa.h>
 #include <ngp/core/parallel.h>
 #include <ngp/fields/nerf_cpu.h>
-#include <ngp/stages/render_rays.h>
+#include <ngp/fields/view_inputs_cpu.h>
 
 namespace ngp {
 
@@ -82,11 +82,12 @@ class CpuNerfEngine final : public NerfEngine {
     void set_views(std::vector<TrainingView> views) override {
         views_ = std::move(views);
         state_.n_images_seen = 0; // other cameras may see other cells
+        errors_.reset();
     }
 
-    void reset_network(const NetworkConfig& config, int aabb_scale, uint64_t seed) override {
+    void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) override {
         // Built aside, so that a configuration that can't be laid out leaves the old network in place.
-        const NerfModelShape shape = nerf_model_shape(config, aabb_scale);
+        const NerfModelShape shape = nerf_model_shape(config, aabb_scale, n_extra_dims);
         int n_cascades = 1;
         while ((1 << (n_cascades - 1)) < aabb_scale) ++n_cascades;
         workspaces_.clear();
@@ -108,7 +109,9 @@ class CpuNerfEngine final : public NerfEngine {
         gradient_.assign(shape_.n_params(), 0.0f);
         reset_occupancy();
         state_ = {};
+        errors_.reset();
         last_step_ = {};
+        view_inputs_.set_inputs({});
         set_params(initial_nerf_params(shape_, seed));
     }
 
@@ -116,10 +119,12 @@ class CpuNerfEngine final : public NerfEngine {
 
     void train_step(const NerfTrainOptions& options, int64_t batch_size) override {
         if (views_.empty()) fail("there are no training images; load a scene or call set_images() first");
+        check_view_inputs();
         options_ = options;
         const StepPlan plan = plan_step(batch_size);
         averaged_fresh_ = false;
         last_step_ = training_step(*this, plan);
+        errors_.end_step(last_step_.rays);
         state_.rays_per_batch = next_ray_count(last_step_.rays, last_step_.samples, batch_size);
         ++state_.step;
         state_.loss = last_step_.loss;
@@ -177,15 +182,10 @@ class CpuNerfEngine final : public NerfEngine {
     void rays_to_gradients(const StepPlan& plan) {
         Stopwatch watch(times_.rays_to_gradients);
         model_.pack(params_.data());
-        const NerfModelView model = model_view(model_);
-        for (CpuLane& lane : lanes_) {
-            lane.tiles.count = 0;
-            // Not empty only after a step that failed half-way.
-            std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
-            std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
-            lane.loss = 0;
-            lane.samples = lane.evaluated = lane.marching_ns = 0;
-        }
+        NerfModelView model = model_view(model_);
+        view_inputs_.attach_to(model);
+        if (trains_view_inputs()) view_inputs_.start_step(plan.n_rays);
+        start_lanes();
         // Chunks of about a thousand samples; rounds of one chunk a lane, until the rays or the batch are used up.
         const int chunk =
             int(std::clamp<int64_t>(1024 * int64_t(plan.n_rays) / plan.batch_size, 8, max_rays_per_chunk));
@@ -201,12 +201,14 @@ class CpuNerfEngine final : public NerfEngine {
                 c.sample = plan.sample;
                 c.sample.scene = scene();
                 c.composite = plan.composite;
+                if (RayError* const errors = errors_.ray_errors()) c.errors = errors + (first + lane_index) * chunk;
                 if (visits_by_training()) c.visited = occupancy_.fresh().data();
                 c.first_ray = (first + lane_index) * chunk;
                 c.n_rays = int(std::min<int64_t>(chunk, plan.n_rays - c.first_ray));
                 c.density_gradient = lane.density_gradient.data();
                 c.rgb_gradient = lane.rgb_gradient.data();
                 c.tiles = &lane.tiles;
+                if (trains_view_inputs()) view_inputs_.attach_to(c);
                 kernels_.train_chunk(c, workspace(worker));
                 lane.loss += c.loss;
                 lane.samples += c.samples;
@@ -235,8 +237,10 @@ class CpuNerfEngine final : public NerfEngine {
         scatter_tiles();
     }
 
-    void optimize(const StepPlan&) {
+    void optimize(const StepPlan& plan) {
         Stopwatch watch(times_.optimizer);
+        if (trains_view_inputs())
+            view_inputs_.step(plan.n_images, result_.rays, decayed_learning_rate(settings_, plan.step));
         const float scale = 1.0f / float(std::max<int64_t>(1, result_.rays));
         optimizer_.step(kernels_, params_.data(), gradient_.data(), scale, state_.step,
                         {options_.train_network, options_.train_encoding});
@@ -248,7 +252,7 @@ class CpuNerfEngine final : public NerfEngine {
 
     std::vector<FramePixel> render(const FrameRequest& r) {
         refresh_averaged();
-        const NerfModelView model = averaged_model_.view(r.rgb_activation, r.density_activation);
+        const NerfModelView model = averaged_view(r.rgb_activation, r.density_activation, r.extra_dims.data());
         const int width = r.camera.width, height = r.camera.height;
         const MakeRenderRay make{r.camera,
                                  r.pose,
@@ -257,7 +261,10 @@ class CpuNerfEngine final : public NerfEngine {
                                  r.crop_to_local,
                                  Stepping::with_cone_angle(r.cone_angle),
                                  r.near_distance,
-                                 r.snap_to_pixel_centers};
+                                 r.snap_to_pixel_centers,
+                                 r.blur,
+                                 r.motion};
+        const AddRay add = r.add_ray();
         std::vector<FramePixel> pixels(size_t(width) * size_t(height));
         const int tiles_x = (width + render_tile - 1) / render_tile, tiles_y = (height + render_tile - 1) / render_tile;
         parallel_for(int64_t(tiles_x) * tiles_y, [&](int64_t tile, int worker) {
@@ -267,11 +274,25 @@ class CpuNerfEngine final : public NerfEngine {
             RenderedRay results[max_rays_per_chunk];
             FramePixel sums[max_rays_per_chunk];
             for (int sample = 0; sample < r.spp; ++sample) {
-                for (int i = 0; i < w * h; ++i) rays[i].march = make(x0 + i % w, y0 + i / w, sample);
-                kernels_.trace(
-                    {&model, occupancy_.view(), make.stepping, r.min_transmittance, r.normals, rays, results, w * h},
-                    workspace(worker));
-                for (int i = 0; i < w * h; ++i) accumulate(r, rays[i].march, results[i], sums[i]);
+                for (int i = 0; i < w * h; ++i) {
+                    const int x = x0 + i % w, y = y0 + i / w;
+                    rays[i].march = make(x, y, sample);
+                    rays[i].z_per_t = dot(rays[i].march.direction, make.pose_of(x, y, sample).forward);
+                }
+                kernels_.trace({&model,
+                                occupancy_.view(),
+                                make.stepping,
+                                r.min_transmittance,
+                                r.normals,
+                                r.shows,
+                                r.near_distance,
+                                {r.visualized_layer, r.visualized_dimension},
+                                rays,
+                                results,
+                                w * h},
+                               workspace(worker));
+                for (int i = 0; i < w * h; ++i)
+                    add(sums[i], results[i], rays[i].march.origin, rays[i].march.direction, rays[i].z_per_t);
             }
             for (int i = 0; i < w * h; ++i) {
                 FramePixel& p = pixels[size_t(y0 + i / w) * size_t(width) + size_t(x0 + i % w)];
@@ -300,7 +321,7 @@ class CpuNerfEngine final : public NerfEngine {
     void query(const FieldQuery& q, const Vec3* positions, const Vec3* directions, int64_t n, float* rgb,
                float* density, Placement) override {
         refresh_averaged();
-        const NerfModelView model = averaged_model_.view(q.rgb_activation, q.density_activation);
+        const NerfModelView model = averaged_view(q.rgb_activation, q.density_activation, q.extra_dims);
         struct Task {
             std::vector<Vec3> positions, directions;
             std::vector<RawSample> raw;
@@ -327,6 +348,21 @@ class CpuNerfEngine final : public NerfEngine {
         });
     }
 
+    void set_view_inputs(ViewInputs inputs) override {
+        NGP_CHECK_EQ(inputs.n_dims, shape_.n_extra_dims());
+        view_inputs_.set_inputs(std::move(inputs));
+    }
+    const ViewInputs& view_inputs() const override { return view_inputs_.inputs(); }
+
+    float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient) override {
+        NGP_CHECK_EQ(int(job.extra_dims.size()), shape_.n_extra_dims());
+        refresh_averaged();
+        const NerfModelView model =
+            averaged_view(job.composite.rgb_activation, job.composite.density_activation, job.extra_dims.data());
+        const auto run = [&](TrainChunk& c, int worker) { kernels_.train_chunk(c, workspace(worker)); };
+        return view_inputs_.gradient_of(job, model, occupancy_.view(), run, gradient);
+    }
+
     std::shared_ptr<SharedMemory> allocate(int64_t bytes, Placement where) override {
         if (where == Placement::Device) fail("this Testbed runs on the CPU, where there is no device memory");
         return allocate_host_memory(bytes);
@@ -347,6 +383,7 @@ class CpuNerfEngine final : public NerfEngine {
         s.params.assign(params_.begin(), params_.end());
         s.optimizer = optimizer_.state();
         s.occupancy_fresh = occupancy_.fresh();
+        s.error_map = errors_.state();
         return s;
     }
     void set_train_state(const NerfTrainState& s) override {
@@ -357,6 +394,8 @@ class CpuNerfEngine final : public NerfEngine {
         state_.params.clear();
         state_.optimizer = {};
         state_.occupancy_fresh.clear();
+        errors_.set_state(std::move(state_.error_map));
+        state_.error_map = {};
         if (s.occupancy_fresh.size() == occupancy_.fresh().size()) occupancy_.fresh() = s.occupancy_fresh;
         averaged_fresh_ = false;
     }
@@ -378,10 +417,32 @@ class CpuNerfEngine final : public NerfEngine {
         n += optimizer_.bytes() + int64_t(occupancy_.values().size()) * 8;
         for (const CpuLane& lane : lanes_) n += int64_t(lane.tile_memory.size()) * 4;
         for (const auto& w : workspaces_) n += w->bytes();
-        return n;
+        return n + errors_.bytes();
     }
 
   private:
+    // Extra dimensions: the same for all rays or points.
+    NerfModelView averaged_view(Activation rgb, Activation density, const float* extra_dims) const {
+        NerfModelView view = averaged_model_.view(rgb, density);
+        if (shape_.n_extra_dims() > 0 && !extra_dims) fail("the extra dimensions of a latent or a light are missing");
+        view.extra_dims = extra_dims;
+        return view;
+    }
+    void check_view_inputs() const {
+        if (shape_.n_extra_dims() > 0 && view_inputs().n_views() < int(views_.size()))
+            fail("there are latents or lights of ", view_inputs().n_views(), " views, but ", views_.size(), " views");
+    }
+    bool trains_view_inputs() const { return options_.train_view_inputs && shape_.n_extra_dims() > 0; }
+    void start_lanes() {
+        for (CpuLane& lane : lanes_) {
+            lane.tiles.count = 0;
+            // Not empty only after a step that failed half-way.
+            std::fill(lane.density_gradient.begin(), lane.density_gradient.end(), 0.0f);
+            std::fill(lane.rgb_gradient.begin(), lane.rgb_gradient.end(), 0.0f);
+            lane.loss = 0;
+            lane.samples = lane.evaluated = lane.marching_ns = 0;
+        }
+    }
     bool visits_by_training() const { return options_.occupancy_schedule == OccupancySchedule::Budgeted; }
     NerfWorkspace& workspace(int worker) { return workspaces_[worker]->get(); }
     NerfModelView model_view(const CpuModel& m) const {
@@ -411,14 +472,20 @@ class CpuNerfEngine final : public NerfEngine {
         p.sample.n_rays = p.n_rays;
         p.sample.n_images = p.n_images;
         p.sample.snap_to_pixel_centers = options_.snap_to_pixel_centers;
+        p.sample.random_levels = options_.random_levels;
+        errors_.begin_step(options_.error_map, views_, p.n_images, p.n_rays);
+        p.sample.errors = errors_.sampling();
 
         p.composite.rgb_activation = options_.rgb_activation;
         p.composite.density_activation = options_.density_activation;
-        p.composite.loss = options_.loss;
+        p.composite.objective = {options_.train_mode, options_.loss};
         p.composite.near_distance = options_.near_distance;
+        p.composite.depth = options_.depth;
+        p.sample.with_distance = options_.depth.lambda != 0.0f;
         // E.4 adds 1e-4 to gradients that are scaled by 128/n_rays; ours are those of the sum over rays.
         p.composite.regularizer = 1e-4f * float(p.n_rays) / 128.0f;
-        p.composite.encourage_density = occupancy_.mean() < occupancy_threshold;
+        p.composite.encourage_density =
+            options_.train_mode == TrainMode::Nerf && occupancy_.mean() < occupancy_threshold;
         return p;
     }
 
@@ -465,20 +532,6 @@ class CpuNerfEngine final : public NerfEngine {
         });
     }
 
-    static void accumulate(const FrameRequest& r, const RayMarcher& march, const RenderedRay& ray, FramePixel& sum) {
-        const float z_per_t = dot(march.direction, r.pose.forward);
-        const float near = r.near_distance; // t counts from there, depth from the camera
-        sum.depth_max_weight = ray.alpha > 0.2f ? (ray.t_max_weight + near) * z_per_t : max_depth;
-        if (ray.alpha <= 0.001f) return;
-        Vec3 rgb = ray.rgb;
-        if (r.linear_colors && r.space == ColorSpace::SRGB) rgb = linear_to_srgb(rgb);
-        if (!r.linear_colors && r.space == ColorSpace::Linear) rgb = srgb_to_linear(rgb);
-        sum.rgb += rgb;
-        sum.alpha += ray.alpha;
-        sum.depth_expected += (ray.t_expected + ray.alpha * near) * z_per_t;
-        sum.normal += ray.normal;
-    }
-
     const NerfKernels& kernels_ = cpu_kernels();
     std::vector<TrainingView> views_;
     NerfModelShape shape_;
@@ -488,7 +541,9 @@ class CpuNerfEngine final : public NerfEngine {
     NerfTrainOptions options_;
     NerfTrainState state_; // its parameters live in params_, its optimizer part in optimizer_
     NerfOptimizer optimizer_;
+    CpuViewInputs view_inputs_;
     OccupancyGrid occupancy_;
+    ErrorMap errors_;
     CpuModel model_, averaged_model_;
     AlignedVector<float> params_, averaged_, gradient_; // params_: fp32 masters
     bool averaged_fresh_ = false;
@@ -548,6 +603,8 @@ CpuWorkspace::CpuWorkspace(const NerfModelShape& shape) {
     w.loss = allocate<float>(max_rays_per_chunk);
     w.transmittance = allocate<float>(max_rays_per_chunk);
     w.direction = allocate<float>(int64_t(max_rays_per_chunk) * pad16(shape.direction.n_out_padded));
+    if (shape.n_extra_dims() > 0)
+        w.d_direction = allocate<float>(int64_t(max_rays_per_chunk) * pad16(shape.direction.n_out_padded));
     w.grow = grow;
     w.owner = this;
     rows_.resize(w.n_layers);

@@ -31,4 +31,10 @@ NGP_HD float blend_density_gradient(Vec3 g, float transmittance_after, Vec3 colo
     return dot(g, color * transmittance_after - suffix);
 }
 
+// The same for g = dL/d(expected distance), the sum of weight * t over the ray's samples; suffix is what those behind
+// this one at t add to it.
+NGP_HD float blend_distance_gradient(float g, float transmittance_after, float t, float suffix) {
+    return g * (transmittance_after * t - suffix);
+}
+
 } // namespace ngp

@@ -21,6 +21,8 @@ struct WorldTransform {
     NGP_HD Vec3 point_to_world(Vec3 p) const { return (uncycle(p) - offset) / scale; }
     NGP_HD Vec3 direction_to_ngp(Vec3 d) const { return cycle(d); }
     NGP_HD Vec3 direction_to_world(Vec3 d) const { return uncycle(d); }
+    // Of light directions: those of Mitsuba's scenes point the other way (C.5).
+    NGP_HD Vec3 light_to_ngp(Vec3 d) const { return from_mitsuba ? -d : cycle(d); }
 
     // Camera-to-world matrices: OpenGL axes in the world (x right, y up, z back), y down and z forward in NGP space.
     NGP_HD CameraMatrix camera_to_ngp(CameraMatrix c) const {

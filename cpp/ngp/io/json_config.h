@@ -143,10 +143,10 @@ NetworkConfig read_config(const Node& n) {
     if (n.has("dir_encoding")) {
         read_encoding(n.at("dir_encoding"), c.direction_encoding);
     } else {
-        EncodingConfig sh;
+        EncodingConfig sh, rest; // as base.json has them
         sh.kind = EncodingKind::SphericalHarmonics;
         sh.n_dims = 3;
-        c.direction_encoding = {sh};
+        c.direction_encoding = {sh, rest};
     }
     c.density_mlp = read_mlp(n.at("network"));
     c.rgb_mlp = read_mlp(n.at(n.has("rgb_network") ? "rgb_network" : "network"));

@@ -9,6 +9,7 @@
 #include <ngp/io/gzip_file.h>
 #include <ngp/io/json_config.h>
 #include <ngp/io/json_node.h>
+#include <ngp/io/json_view_inputs.h>
 #include <ngp/io/snapshot.h>
 
 namespace ngp {
@@ -125,7 +126,7 @@ Json write_dataset(const DatasetRecord& d) {
             {"from_mitsuba", d.world.from_mitsuba},
             {"is_hdr", d.is_hdr},
             {"wants_importance_sampling", true},
-            {"n_extra_learnable_dims", 0}};
+            {"n_extra_learnable_dims", d.n_extra_learnable_dims}};
 }
 
 DatasetRecord read_dataset(const Node& n) {
@@ -161,8 +162,7 @@ DatasetRecord read_dataset(const Node& n) {
     if (n.has("render_aabb")) d.render_aabb = n.at("render_aabb").box();
     if (n.has("render_aabb_to_local")) d.render_aabb_to_local = n.at("render_aabb_to_local").mat3();
     d.is_hdr = n.boolean("is_hdr", false);
-    if (n.integer("n_extra_learnable_dims", 0, 0, 1 << 16) != 0)
-        fail(n.where(), ".n_extra_learnable_dims: per-image latents are not supported yet");
+    d.n_extra_learnable_dims = n.integer("n_extra_learnable_dims", 0, 0, max_extra_dims);
     return d;
 }
 
@@ -190,6 +190,11 @@ RenderCamera read_camera(const Node& n) {
     c.autofocus = n.boolean("autofocus", c.autofocus);
     if (n.has("autofocus_target")) c.autofocus_target = n.at("autofocus_target").vec3();
     c.slice_plane_z = n.number("autofocus_depth", c.slice_plane_z);
+    if (!(c.aperture_size >= 0.0f && std::isfinite(c.aperture_size)))
+        fail(n.where(), ".aperture_size: is ", c.aperture_size, "; it must be finite and not negative");
+    if (c.aperture_size > 0.0f && !c.autofocus && !(c.slice_plane_z + c.scale > 0.0f))
+        fail(n.where(), ": autofocus_depth + scale, the focus distance, is ", c.slice_plane_z + c.scale,
+             "; it must be positive where aperture_size is not 0");
     return c;
 }
 
@@ -269,6 +274,36 @@ Json write_optimizer(const Json& config, const Json& adam, const Json& averages,
     return j;
 }
 
+Json write_error_map(const ErrorMap::State& s) {
+    return {{"n_images", s.n_images},
+            {"size", {s.width, s.height}},
+            {"errors_binary", binary(s.errors)},
+            {"drawn_size", {s.drawn_width, s.drawn_height}},
+            {"drawn_binary", binary(s.drawn)},
+            {"steps", s.steps},
+            {"interval", s.interval}};
+}
+// The maps of `n_views` images at most.
+ErrorMap::State read_error_map(const Node& n, size_t n_views) {
+    ErrorMap::State s;
+    s.n_images = int(n.at("n_images").integer(0, int64_t(n_views)));
+    auto read_map = [&](const char* size_key, const char* key, int lowest, int& width, int& height) {
+        const Node size = n.at(size_key);
+        size.expect_size(2);
+        width = int(size.at(size_t(0)).integer(lowest, 1 << 14));
+        height = int(size.at(1).integer(lowest, 1 << 14));
+        const std::vector<float> v = values<float>(n.at(key), size_t(s.n_images) * size_t(width) * size_t(height));
+        for (const float e : v)
+            if (!(e >= 0 && std::isfinite(e))) fail(n.where(), ".", key, ": holds ", e, "; errors are not negative");
+        return v;
+    };
+    s.errors = read_map("size", "errors_binary", s.n_images > 0, s.width, s.height);
+    s.drawn = read_map("drawn_size", "drawn_binary", 0, s.drawn_width, s.drawn_height);
+    s.steps = uint32_t(n.at("steps").integer(0, UINT32_MAX));
+    s.interval = uint32_t(n.at("interval").integer(s.n_images > 0, INT32_MAX));
+    return s;
+}
+
 Json write_train_state(const NerfTrainState& s, const OptimizerArrays& a, const std::vector<float>& grid) {
     return {{"params_binary", binary(s.params)},
             {"average_binary", binary(a.average)},
@@ -279,7 +314,8 @@ Json write_train_state(const NerfTrainState& s, const OptimizerArrays& a, const 
             {"rays_per_batch", s.rays_per_batch},
             {"rays_of_last_batch", s.rays_of_last_batch},
             {"occupancy_updates", s.occupancy_updates},
-            {"n_images_seen", s.n_images_seen}};
+            {"n_images_seen", s.n_images_seen},
+            {"error_map", write_error_map(s.error_map)}};
 }
 
 Node innermost_optimizer(const Node& n) { return n.has("nested") ? innermost_optimizer(n.at("nested")) : n; }
@@ -318,6 +354,7 @@ void read_train_state(const Node& snapshot, const NerfModelShape& shape, Snapsho
         t.rays_of_last_batch = p.at("rays_of_last_batch").integer(0, int64_t(1) << 40);
         t.occupancy_updates = uint32_t(p.at("occupancy_updates").integer(0, UINT32_MAX));
         t.n_images_seen = int(p.at("n_images_seen").integer(0, 1 << 24));
+        if (p.has("error_map")) t.error_map = read_error_map(p.at("error_map"), s.dataset.views.size());
     } else {
         // e_n of adam_update.h for a debiased average equal to the weights.
         a.average_steps.assign(n, steps);
@@ -333,17 +370,28 @@ void read_train_state(const Node& snapshot, const NerfModelShape& shape, Snapsho
 }
 
 Json write_extra(const ExtraSettings& e) {
-    return {{"seed", e.seed},
-            {"color_space", int(e.color_space)},
-            {"linear_colors", e.linear_colors},
-            {"random_background", e.random_background},
-            {"cone_angle", e.cone_angle},
-            {"near_distance", e.near_distance},
-            {"snap_to_pixel_centers", e.snap_to_pixel_centers},
-            {"occupancy_decay", e.occupancy_decay},
-            {"occupancy_schedule", int(e.occupancy_schedule)},
-            {"batch_size", e.batch_size},
-            {"n_images", e.n_images}};
+    Json j{{"seed", e.seed},
+           {"color_space", int(e.color_space)},
+           {"linear_colors", e.linear_colors},
+           {"random_background", e.random_background},
+           {"cone_angle", e.cone_angle},
+           {"near_distance", e.near_distance},
+           {"snap_to_pixel_centers", e.snap_to_pixel_centers},
+           {"occupancy_decay", e.occupancy_decay},
+           {"occupancy_schedule", int(e.occupancy_schedule)},
+           {"batch_size", e.batch_size},
+           {"n_images", e.n_images},
+           {"depth_supervision_lambda", e.depth_supervision_lambda},
+           {"depth_loss_type", int(e.depth_loss_type)},
+           {"train_mode", int(e.train_mode)},
+           {"sample_image_proportional_to_error", e.sample_image_by_error},
+           {"sample_focal_plane_proportional_to_error", e.sample_pixel_by_error},
+           {"include_sharpness_in_error", e.sharpness_in_error},
+           {"max_level_rand_training", e.random_levels}};
+    if (e.loss) j["loss_type"] = int(*e.loss);
+    if (e.rgb_activation) j["rgb_activation"] = int(*e.rgb_activation);
+    if (e.density_activation) j["density_activation"] = int(*e.density_activation);
+    return j;
 }
 ExtraSettings read_extra(const Node& n) {
     ExtraSettings e;
@@ -358,10 +406,34 @@ ExtraSettings read_extra(const Node& n) {
     e.occupancy_schedule = OccupancySchedule(n.integer("occupancy_schedule", int(e.occupancy_schedule), 0, 1));
     if (n.has("batch_size")) e.batch_size = n.at("batch_size").integer(0, int64_t(1) << 40);
     e.n_images = n.integer("n_images", 0, 0, 1 << 24);
+    e.depth_supervision_lambda = n.number("depth_supervision_lambda", e.depth_supervision_lambda);
+    e.depth_loss_type = LossType(n.integer("depth_loss_type", int(e.depth_loss_type), 0, int(LossType::RelativeL2)));
+    e.train_mode = TrainMode(n.integer("train_mode", 0, 0, 2));
+    e.sample_image_by_error = n.boolean("sample_image_proportional_to_error", false);
+    e.sample_pixel_by_error = n.boolean("sample_focal_plane_proportional_to_error", false);
+    e.sharpness_in_error = n.boolean("include_sharpness_in_error", false);
+    e.random_levels = n.boolean("max_level_rand_training", false);
+    if (n.has("loss_type")) e.loss = LossType(n.at("loss_type").integer(0, int(LossType::RelativeL2)));
+    const int last = int(Activation::Exponential);
+    if (n.has("rgb_activation")) e.rgb_activation = Activation(n.at("rgb_activation").integer(0, last));
+    if (n.has("density_activation")) e.density_activation = Activation(n.at("density_activation").integer(0, last));
     return e;
 }
 
 constexpr int64_t default_batch = 1 << 18; // of instant-ngp, which doesn't store it
+
+// The model's shape. instant-ngp says nowhere that a dataset has light directions: the number of parameters does.
+NerfModelShape snapshot_shape(const Node& snapshot, const NetworkConfig& config, DatasetRecord& d) {
+    const NerfModelShape shape = nerf_model_shape(config, d.aabb_scale, d.n_extra_dims());
+    if (d.n_extra_dims() > 0) return shape;
+    const size_t size = snapshot.text("params_type", "__half") == "float" ? 4 : 2;
+    const size_t n = snapshot.at("params_binary").binary().size() / size;
+    if (n == shape.n_params() || config.direction_encoding.size() < 2) return shape;
+    const NerfModelShape lit = nerf_model_shape(config, d.aabb_scale, 3);
+    if (n != lit.n_params()) return shape; // the caller complains
+    d.has_light_dirs = true;
+    return lit;
+}
 
 Snapshot read_document(const Json& document, const std::string& path) {
     const Node root(document, path);
@@ -384,7 +456,9 @@ Snapshot read_document(const Json& document, const std::string& path) {
     s.dataset.aabb_scale = aabb_scale;
     if (nerf.has("rgb")) s.rays_per_batch = nerf.at("rgb").integer("rays_per_batch", 0, 0, 1 << 30);
 
-    const NerfModelShape shape = nerf_model_shape(read_config(Node(config, path)), aabb_scale);
+    if (n.has("pyngp") && n.at("pyngp").has("light_dirs")) read_light_dirs(n.at("pyngp").at("light_dirs"), s.dataset);
+    const NerfModelShape shape = snapshot_shape(n, read_config(Node(config, path)), s.dataset);
+    s.latents = read_latents(nerf, s.dataset.views.size(), s.dataset.has_light_dirs ? 0 : shape.n_extra_dims());
     const Node params = n.at("params_binary");
     const std::string type = n.text("params_type", "__half");
     if (type == "__half")
@@ -463,18 +537,20 @@ void write_snapshot(const std::string& path, const Snapshot& s, const NerfModelS
                       {"epsilon", 1e-8f},
                       {"beta1", 0.9f},
                       {"beta2", 0.99f}};
-    Json latent = offset;
-    for (const char* key : {"first_moment", "second_moment", "variable"}) latent[key] = Json::array();
+    const bool has_latents = s.latents.n_views() > 0;
+    const float latents_rate =
+        has_latents ? decayed_learning_rate(read_config(Node(document, "config")).optimizer, s.training_step) : 1e-4f;
     n["nerf"] = {{"aabb_scale", s.dataset.aabb_scale},
                  {"cam_pos_offset", std::vector<Json>(n_images, offset)},
                  {"cam_rot_offset", std::vector<Json>(n_images, offset)},
-                 {"extra_dims_opt", std::vector<Json>(n_images, latent)},
+                 {"extra_dims_opt", write_latents(s.latents, n_images, latents_rate)},
                  {"rgb",
                   {{"rays_per_batch", s.rays_per_batch},
                    {"measured_batch_size", 0},
                    {"measured_batch_size_before_compaction", 0}}},
                  {"dataset", write_dataset(s.dataset)}};
     Json extra{{"settings", write_extra(s.extra)}, {"checksum", checksum(params.data(), params.size() * 2)}};
+    if (s.dataset.has_light_dirs) extra["light_dirs"] = write_light_dirs(s.dataset);
     if (s.has_train_state) {
         const OptimizerArrays a = spread_state(s.train_state.optimizer, shape);
         const AdamSettings settings = parse_network_config(s.config_json, "config").optimizer;

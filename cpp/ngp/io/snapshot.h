@@ -8,6 +8,7 @@
 #include <memory>
 #include <ngp/core/config.h>
 #include <ngp/fields/nerf.h>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct ViewRecord {
     CameraModel camera;
     float rolling_shutter[4] = {};
     CameraMatrix start, end; // NGP space
+    Vec3 light_dir;          // unit, NGP space; zero: none
 };
 
 struct DatasetRecord {
@@ -43,7 +45,16 @@ struct DatasetRecord {
     Aabb render_aabb; // empty: unset
     Mat3 render_aabb_to_local;
     bool is_hdr = false;
+    int n_extra_learnable_dims = 0; // of each view's latent
+    bool has_light_dirs = false;    // then there are no latents
+
+    // Inputs of the direction encoding besides the direction.
+    int n_extra_dims() const { return has_light_dirs ? 3 : n_extra_learnable_dims; }
 };
+
+// Whether two datasets have the same views in the same order: paths, and poses up to rounding. What was learned of
+// one's views then holds for the other's (D.2).
+bool same_views(const DatasetRecord& a, const DatasetRecord& b);
 
 // Settings that instant-ngp does not store.
 struct ExtraSettings {
@@ -58,6 +69,13 @@ struct ExtraSettings {
     OccupancySchedule occupancy_schedule = OccupancySchedule::Budgeted;
     int64_t batch_size = 0;
     int n_images = 0;
+    float depth_supervision_lambda = 0;
+    LossType depth_loss_type = LossType::L1;
+    TrainMode train_mode = TrainMode::Nerf;
+    std::optional<LossType> loss;                                 // none: the configuration's
+    std::optional<Activation> rgb_activation, density_activation; // none: what the data set
+    bool sample_image_by_error = false, sample_pixel_by_error = false, sharpness_in_error = false;
+    bool random_levels = false;
 };
 
 struct Snapshot {
@@ -77,6 +95,7 @@ struct Snapshot {
     int rays_per_batch = 0;
     bool has_extra = false; // written by pyngp
     ExtraSettings extra;
+    ViewInputs latents; // of the dataset's views; without views: there are none
     bool has_train_state = false;
     NerfTrainState train_state; // its parameters are fp32 masters
 };

@@ -24,8 +24,19 @@ struct DisplayOptions {
     float background_alpha = 1;
     float gain = 1; // 2^exposure
     TonemapCurve curve = TonemapCurve::Identity;
-    bool linear = true; // false: sRGB-encoded
+    bool linear = true;         // false: sRGB-encoded
+    int checkerboard_width = 0; // of the picture, if transparency shows as a checkerboard; else 0
+    bool signed_values = false; // the frame holds (positive part, 0, negative part) instead of colours
 };
+
+// Grey (linear) of the checkerboard behind pixel (x, y): squares of 16 pixels, sRGB 0.4 and 0.6.
+NGP_HD float checkerboard(int64_t x, int64_t y) { return (((x >> 4) ^ (y >> 4)) & 1) ? 0.31854677f : 0.13286832f; }
+
+// A value of either sign as a colour: positive orange, negative blue, zero black; v/(1+|v|) decides how bright.
+NGP_HD Vec3 signed_color(float v) {
+    const float s = v / (1.0f + std::fabs(v));
+    return s >= 0.0f ? Vec3{s, 0.5f * s, 0.0f} : Vec3{0.0f, -0.5f * s, -s};
+}
 
 // Body: pixel i over its background, exposed, tone-mapped and encoded.
 struct FinishPixel {
@@ -37,12 +48,19 @@ struct FinishPixel {
     NGP_HD void operator()(int64_t i) const {
         const FramePixel& p = pixels[i];
         const float through = (1.0f - p.alpha) * options.background_alpha;
-        Vec3 c = p.rgb + options.background * through;
+        const Vec3 seen = options.signed_values ? signed_color(p.rgb.x - p.rgb.z) : p.rgb;
+        Vec3 c = seen + options.background * through;
         if (options.space == ColorSpace::SRGB) c = srgb_to_linear(c);
         c = tonemap(options.curve, c * options.gain);
+        float alpha = p.alpha + through;
+        if (options.checkerboard_width > 0) { // behind the finished picture
+            const int64_t y = i / options.checkerboard_width, x = i - y * options.checkerboard_width;
+            c += splat3(checkerboard(x, y) * (1.0f - alpha));
+            alpha = 1.0f;
+        }
         if (!options.linear) c = linear_to_srgb(c);
         float* out = rgba + 4 * i;
-        out[0] = c.x, out[1] = c.y, out[2] = c.z, out[3] = p.alpha + through;
+        out[0] = c.x, out[1] = c.y, out[2] = c.z, out[3] = alpha;
         if (depth) depth[i] = p.depth_max_weight;
     }
 };

@@ -84,11 +84,11 @@ std::vector<GridLevel> grid_levels(const EncodingConfig& c, int n_dims, int aabb
     return levels;
 }
 
-EncodingShape encoding_shape(const std::vector<EncodingConfig>& configs, int n_in, int padding, int aabb_scale) {
+EncodingShape encoding_shape(const std::vector<EncodingConfig>& configs, int n_in, int padding, int aabb_scale,
+                             int max_in) {
     if (configs.size() > max_encoding_parts)
         fail("encoding: a composite of ", configs.size(), " parts; at most ", max_encoding_parts, " are supported");
-    if (n_in < 1 || n_in > max_input_dims)
-        fail("encoding: an input of ", n_in, " dimensions; 1 to ", max_input_dims, " are supported");
+    if (n_in < 1 || n_in > max_in) fail("encoding: an input of ", n_in, " dimensions; 1 to ", max_in, " are supported");
     EncodingShape s;
     s.n_in = n_in;
     for (const auto& c : configs) {

@@ -12,7 +12,8 @@ namespace ngp {
 
 constexpr int max_encoding_parts = 4;
 constexpr int max_encoding_width = 512;
-constexpr int max_input_dims = 4;
+constexpr int max_input_dims = 4;   // of a position
+constexpr int max_extra_dims = 256; // of a view's inputs besides the direction
 
 struct EncodingPart {
     EncodingKind kind = EncodingKind::Identity;
@@ -60,8 +61,10 @@ struct EncodingShape {
 };
 
 // Lays the parts of an encoding out. `padding` is that of the network that reads it; `aabb_scale` sets the finest grid
-// resolution where the configuration leaves it open. Raises ngp::Error for shapes outside the limits above.
-EncodingShape encoding_shape(const std::vector<EncodingConfig>& parts, int n_in, int padding, int aabb_scale);
+// resolution where the configuration leaves it open. Raises ngp::Error for shapes outside the limits above, of which
+// `max_in` is that of the input's dimensions.
+EncodingShape encoding_shape(const std::vector<EncodingConfig>& parts, int n_in, int padding, int aabb_scale,
+                             int max_in = max_input_dims);
 
 // Levels of a grid, with the float32 arithmetic of D.4 that snapshots depend on.
 std::vector<GridLevel> grid_levels(const EncodingConfig& config, int n_dims, int aabb_scale);

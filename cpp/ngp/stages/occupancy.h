@@ -127,7 +127,8 @@ struct CoarsenOccupancy {
 };
 
 // Body: lattice point i of one cascade, 129 along each axis, x fastest: is it in front of a camera and inside its
-// image? Lenses that see (almost) all around are taken to see everything (E.3).
+// image? Lenses that see (almost) all around, and images with rays of their own, are taken to see everything (E.3,
+// C.4).
 struct MarkVisiblePoint {
     SceneView scene;
     int n_images;
@@ -138,7 +139,7 @@ struct MarkVisiblePoint {
 
     NGP_HD bool sees(const TrainingView& view, Vec3 p) const {
         const Lens& lens = view.camera.lens;
-        if (lens.sees_everything()) return true;
+        if (lens.sees_everything() || view.image.rays) return true;
         const Vec3 c = view.pose.rotate_inverse(p - view.pose.position);
         const Vec2 uv = view.camera.project(c); // NaN: behind the camera
         if (!(uv.x >= 0.0f && uv.x <= 1.0f && uv.y >= 0.0f && uv.y <= 1.0f)) return false;

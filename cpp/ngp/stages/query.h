@@ -14,6 +14,7 @@ struct FieldQuery {
     bool occupancy = false; // zero also in cells that the occupancy grid holds empty
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
+    const float* extra_dims = nullptr; // host memory: those of the model (ViewInputs)
 };
 
 // Body: point i, and its direction if there are any, in NGP space. Input and output may be the same arrays.

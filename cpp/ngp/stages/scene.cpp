@@ -38,4 +38,14 @@ void check_camera(const CameraModel& camera, const std::string& where) {
     if (camera.lens.mode == LensMode::FTheta) check_ftheta(camera, where);
 }
 
+CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& where) {
+    const float det = determinant(c.rotation());
+    if (!std::isfinite(det) || std::fabs(det) < 1e-9f || !std::isfinite(dot(c.position, c.position)))
+        fail(where, ": transform_matrix is not a camera pose (its rotation has determinant ", det, ")");
+    if (det < 0) fail(where, ": transform_matrix mirrors (determinant ", det, "); cameras must be right-handed");
+    if (std::fabs(det - 1.0f) <= 0.01f) return c;
+    const float s = 1.0f / std::cbrt(det);
+    return {c.right * s, c.down * s, c.forward * s, c.position};
+}
+
 } // namespace ngp

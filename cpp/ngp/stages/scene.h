@@ -2,45 +2,12 @@
 #pragma once
 
 #include <ngp/formulas/aabb.h>
-#include <ngp/formulas/color.h>
 #include <ngp/formulas/lens.h>
 #include <ngp/formulas/pose.h>
+#include <ngp/stages/image.h>
 #include <string>
 
 namespace ngp {
-
-enum class PixelType : uint8_t {
-    U8,  // sRGB, straight alpha
-    F32, // linear, straight alpha
-};
-
-struct ImageView {
-    const void* pixels = nullptr; // row-major height x width x channels
-    PixelType type = PixelType::U8;
-    int channels = 4; // 3 or 4
-    int width = 0, height = 0;
-    int device = -1; // number of the CUDA device whose memory holds the pixels; -1: the host's
-};
-
-// Linear light premultiplied by alpha, and alpha.
-struct LinearPixel {
-    Vec3 rgb;
-    float alpha;
-};
-NGP_HD LinearPixel read_pixel(const ImageView& image, int x, int y) {
-    const size_t at = (size_t(y) * size_t(image.width) + size_t(x)) * size_t(image.channels);
-    LinearPixel p;
-    if (image.type == PixelType::U8) {
-        const uint8_t* c = static_cast<const uint8_t*>(image.pixels) + at;
-        p.alpha = image.channels == 4 ? float(c[3]) * (1.0f / 255.0f) : 1.0f;
-        p.rgb = srgb_to_linear(Vec3{float(c[0]), float(c[1]), float(c[2])} * (1.0f / 255.0f)) * p.alpha;
-    } else {
-        const float* c = static_cast<const float*>(image.pixels) + at;
-        p.alpha = image.channels == 4 ? c[3] : 1.0f;
-        p.rgb = Vec3{c[0], c[1], c[2]} * p.alpha;
-    }
-    return p;
-}
 
 // One training view; camera in NGP space.
 struct TrainingView {
@@ -68,7 +35,37 @@ NGP_HD Ray camera_ray(const CameraModel& camera, const CameraMatrix& pose, Vec2 
     return ray;
 }
 
+// The ray that an image gives a pixel itself (ImageView::rays).
+struct StoredRay {
+    Vec3 origin, direction; // of any length
+
+    NGP_HD static StoredRay of(const ImageView& image, int x, int y) {
+        const float* r = image.rays + image.index(x, y) * floats_per_ray;
+        return {{r[0], r[1], r[2]}, {r[3], r[4], r[5]}};
+    }
+};
+// The ray of pixel (x, y) through its image position uv: its own, else the camera's. None where the mask is set: as
+// training sees it, nothing is there.
+NGP_HD Ray pixel_ray(const TrainingView& view, int x, int y, Vec2 uv) {
+    if (is_masked(view.image, x, y)) return {};
+    if (!view.image.rays) return camera_ray(view.camera, view.pose, uv);
+    const StoredRay r = StoredRay::of(view.image, x, y);
+    return {r.origin, normalize(r.direction)};
+}
+// Where that ray reaches the pixel's depth, as a distance along it in NGP units; 0: unknown. Depths are multiples of
+// the ray's direction before it is normalised (C.4), so with lenses whose directions have z = 1 they count along the
+// camera's forward axis, and with FTheta and the 360 degree ones from its centre.
+NGP_HD float pixel_distance(const TrainingView& view, int x, int y, Vec2 uv) {
+    const float depth = read_depth(view.image, x, y);
+    if (depth == 0.0f) return 0.0f;
+    return depth * length(view.image.rays ? StoredRay::of(view.image, x, y).direction : view.camera.ray_direction(uv));
+}
+
 // Raises ngp::Error, which begins with `where`, unless lens, focal length and principal point make sense.
 void check_camera(const CameraModel& camera, const std::string& where);
+
+// The pose with its rotation scaled to determinant 1 (C.5). Raises ngp::Error, which begins with `where`, for what is
+// no pose.
+CameraMatrix with_unit_determinant(const CameraMatrix& c, const std::string& where);
 
 } // namespace ngp

@@ -27,6 +27,7 @@ from pyngp.cli.train import Trainer, load_scene, parse_seconds
 from pyngp.dataset import Frame, read_scene
 from pyngp.demo_scene import write_demo_scene
 from pyngp.evaluation import EVALUATION_MIN_TRANSMITTANCE
+from pyngp.images import Pixels
 from pyngp.report import process_seconds, training_report
 
 SAMPLES_PER_RAY = 16
@@ -227,7 +228,7 @@ def render_times(testbed: Testbed, test: Frame, plan: Plan) -> list[dict[str, fl
 
 
 def quality_over_time(
-    testbed: Testbed, output: Output, frames: list[Frame], images: list[NDArray[np.uint8]], eval_at: list[float]
+    testbed: Testbed, output: Output, frames: list[Frame], images: list[Pixels], eval_at: list[float]
 ) -> list[dict[str, float]]:
     """PSNR of the test views as training goes on from nothing."""
     if not frames or not eval_at:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +10,19 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from pyngp import LensMode, Testbed
+from pyngp import LensMode, RenderMode, Testbed
 from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, SeedOption
 from pyngp.dataset import LENSES_WITHOUT_FOCAL_LENGTH, Frame, Intrinsics, intrinsics_of, read_scene
-from pyngp.evaluation import render_frame
-from pyngp.images import linear_to_srgb, srgb_to_linear, write_animation, write_image
+from pyngp.evaluation import render_frame, render_mode_frame
+from pyngp.images import check_animation, linear_to_srgb, srgb_to_linear, write_animation, write_image
 from pyngp.orbit import orbit_cameras, subject_point
 from pyngp.report import training_report
 from pyngp.testbed import CHANNELS
 
 ANIMATIONS = (".webp", ".mp4", ".mov", ".mkv", ".gif")
+MODES = {name.lower(): mode for name, mode in RenderMode.__members__.items()}
+COLOR_MODES = ("shade", "slice")  # of linear light; the others' values are written as they are
+DEFAULT_SECONDS, DEFAULT_SHUTTER = 5.0, 0.5  # of a camera path
 BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
 
 
@@ -45,6 +48,19 @@ def picture(
         straight = np.divide(rgb, alpha, out=np.zeros_like(rgb), where=alpha > 1e-3)
         return np.concatenate([linear_to_srgb(straight), alpha], axis=-1)
     return linear_to_srgb(rgb + (1 - alpha) * srgb_to_linear(np.array(background)))
+
+
+def mode_picture(
+    channels: dict[str, NDArray[np.float32]], mode: str, background: tuple[float, float, float] | None
+) -> NDArray[np.floating]:
+    """Picture of a render mode: colours as picture(), values on black, depth as depth_picture()."""
+    if mode in COLOR_MODES:
+        return picture(channels, background)
+    rgb, alpha = channels["rgb"], channels["alpha"]
+    if mode == "depth":
+        depth = np.divide(rgb[..., 0], alpha, out=np.full_like(alpha, np.nan), where=alpha > 1e-3)
+        return np.repeat(depth_picture(depth, alpha)[..., None], 3, axis=-1)
+    return rgb
 
 
 def depth_picture(depth: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -115,48 +131,123 @@ def _view_frames(path: Path) -> Iterator[tuple[Frame, Intrinsics]]:
         yield frame, intrinsics_of(frame, int(size[0]), int(size[1]))  # type: ignore[arg-type]
 
 
+Rendered = Iterator[tuple[str, dict[str, NDArray[np.float32]]]]
+
+
+def _path_frames(testbed: Testbed, path: Path, size: tuple[int | None, int | None], spp: int, fps: float,
+                 seconds: float | None, shutter: float | None) -> tuple[int, Rendered]:  # fmt: skip
+    """Number of frames along a camera path, and their names and pictures."""
+    testbed.load_camera_path(path)
+    if not testbed.camera_path.keyframes:
+        raise RuntimeError(f"{path}: has no keyframes")
+    duration = seconds or testbed.camera_path.duration_seconds or DEFAULT_SECONDS
+    n = max(1, round(duration * fps))
+    if shutter is None:  # motion blur takes a CPU
+        shutter = DEFAULT_SHUTTER if testbed.device == "cpu" else 0.0
+    views = testbed.nerf.training.dataset.metadata
+    own = views[0].resolution.tolist() if views else (1920, 1080)
+    width, height = size
+    if width is None and height is None:
+        width, height = own
+    width = width or max(1, round(own[0] * height / own[1]))  # type: ignore[operator]
+    height = height or max(1, round(own[1] * width / own[0]))
+
+    def frames() -> Rendered:
+        for i in range(n):
+            rgba = testbed.render(width, height, spp, True, i / n, (i + 1) / n, fps, shutter)
+            yield f"{i:04d}", {"rgb": rgba[..., :3], "alpha": rgba[..., 3]}
+
+    return n, frames()
+
+
+def _camera_frames(testbed: Testbed, cameras: list[tuple[Frame, Intrinsics]], mode: str | None,
+                   needed: tuple[str, ...], spp: int) -> Rendered:  # fmt: skip
+    for frame, intrinsics in cameras:
+        name = Path(frame.name).stem if frame.image_path.name else frame.name
+        if mode is not None:
+            yield name, render_mode_frame(testbed, frame, intrinsics, spp)
+        else:
+            yield name, render_frame(testbed, frame, intrinsics, needed, spp)  # type: ignore[arg-type]
+
+
+def _write(out: Path, rendered: Rendered, wanted: list[str], mode: str | None,
+           fill: tuple[float, float, float] | None, fps: float, update: Callable[[int], None]) -> None:  # fmt: skip
+    """An animation, or pictures in a folder; made one by one."""
+
+    def pictures() -> Iterator[NDArray[np.floating]]:
+        for i, (_, made) in enumerate(rendered):
+            yield mode_picture(made, mode or "shade", fill or (0.0, 0.0, 0.0))
+            update(i + 1)
+
+    if out.suffix.lower() in ANIMATIONS:
+        write_animation(out, pictures(), fps)
+        return
+    for i, (name, made) in enumerate(rendered):
+        if mode is not None:
+            write_image(out / f"{name}.png", mode_picture(made, mode, fill))
+        else:
+            write_channels(out, name, made, wanted, fill)
+        update(i + 1)
+
+
 def render(
     snapshot: Annotated[Path, typer.Argument(help="Snapshot (.ingp)", show_default=False)],
     views: Annotated[Path | None, typer.Option("--views", metavar="JSON", help="Cameras, as a transforms file")] = None,
+    path: Annotated[Path | None, typer.Option("--path", metavar="JSON", help="Camera path (camera_path.json)")] = None,
     orbit: Annotated[int | None, typer.Option("--orbit", min=1, help="N cameras around the scene")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder, or an animation (.webp, .mp4)")] = Path("renders"),
     channels: Annotated[str, typer.Option("--channels", help="Of rgb,alpha,depth,normal")] = "rgb",
+    mode: Annotated[str | None, typer.Option("--mode", help=f"Instead of channels: {', '.join(MODES)}")] = None,
     width: Annotated[int | None, typer.Option("--width", min=1, help="Picture width [default: the views']")] = None,
     height: Annotated[int | None, typer.Option("--height", min=1)] = None,
     spp: Annotated[int, typer.Option("--spp", min=1, help="Samples per pixel")] = 1,
     background: Annotated[str, typer.Option("--background", help="black, white, transparent or R,G,B")] = "black",
     fps: Annotated[float, typer.Option("--fps", min=0.1, help="Of an animation")] = 24.0,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0.01, help="Of --path [default: its own]")] = None,
+    shutter: Annotated[
+        float | None, typer.Option("--shutter", min=0, max=1, help="Motion blur of --path [default: 0.5; GPU: 0]")
+    ] = None,
+    smooth: Annotated[bool, typer.Option("--smooth", help="Smooth the camera of --path")] = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 1337,
     quiet: QuietOption = False,
     report: ReportOption = None,
 ) -> None:
-    """Render pictures: NAME.png, NAME_alpha.png, NAME_depth.png with .npy in world units, NAME_normal.png."""
+    """Render pictures: NAME.png, NAME_alpha.png, NAME_depth.png with .npy in world units, NAME_normal.png.
+
+    Along a camera path, a video, or pictures 0000.png, 0001.png, …
+    """
     output = Output(quiet)
     wanted = [c.strip() for c in channels.split(",") if c.strip()]
     for channel in wanted:
         if channel not in CHANNELS:
             raise typer.BadParameter(f"'{channel}' is not one of {', '.join(CHANNELS)}", param_hint="--channels")
-    if (views is None) == (orbit is None):
-        raise typer.BadParameter("give one of --views and --orbit", param_hint="--views / --orbit")
-    animated = out.suffix.lower() in ANIMATIONS
+    if sum(source is not None for source in (views, path, orbit)) != 1:
+        raise typer.BadParameter("give one of --views, --path and --orbit", param_hint="--views / --path / --orbit")
+    if mode is not None and mode not in MODES:
+        raise typer.BadParameter(f"'{mode}' is not one of {', '.join(MODES)}", param_hint="--mode")
+    if wanted != ["rgb"] and (mode is not None or path is not None):
+        raise typer.BadParameter("--mode and --path render colours only", param_hint="--channels")
+    if out.suffix.lower() in ANIMATIONS:
+        check_animation(out)
     fill = parse_background(background)
     testbed = Testbed(device=device, seed=seed)
     testbed.load_snapshot(snapshot)
     testbed.nerf.render_min_transmittance = 1e-4
-    cameras = list(_orbit_frames(testbed, orbit) if orbit is not None else _view_frames(views))  # type: ignore[arg-type]
-    needed = tuple(dict.fromkeys(["rgb", "alpha", *wanted]))
-    pictures = []
-    with output.progress("rendering", len(cameras)) as update:
-        for i, (frame, intrinsics) in enumerate(cameras):
-            rendered = render_frame(testbed, frame, _resized(intrinsics, width, height), needed, spp)  # type: ignore[arg-type]
-            if animated:
-                pictures.append(picture(rendered, fill or (0.0, 0.0, 0.0)))
-            else:
-                name = frame.name if orbit is not None else Path(frame.name).stem
-                write_channels(out, name, rendered, wanted, fill)
-            update(i + 1)
-    if animated:
-        write_animation(out, pictures, fps)
-    output.say(f"{len(cameras)} views rendered to {out}")
+    testbed.background_color = [0, 0, 0, 0]
+    testbed.camera_smoothing = smooth
+    testbed.render_mode = MODES[mode or "shade"]
+    if mode == "slice":  # through the middle of the scene, whatever the camera
+        testbed.autofocus, testbed.autofocus_target = True, [0.5, 0.5, 0.5]
+    if path is not None:
+        n, rendered = _path_frames(testbed, path, (width, height), spp, fps, seconds, shutter)
+    else:
+        cameras = list(_orbit_frames(testbed, orbit) if orbit is not None else _view_frames(views))  # type: ignore[arg-type]
+        cameras = [(frame, _resized(intrinsics, width, height)) for frame, intrinsics in cameras]
+        n = len(cameras)
+        needed = tuple(dict.fromkeys(["rgb", "alpha", *wanted]))
+        rendered = _camera_frames(testbed, cameras, mode, needed, spp)
+    with output.progress("rendering", n) as update:
+        _write(out, rendered, wanted, mode, fill, fps, update)
+    output.say(f"{n} views rendered to {out}")
     output.report(report, training_report(testbed, "snapshot", seed))

@@ -8,14 +8,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from pyngp import ColorSpace, OccupancySchedule, Testbed
 from pyngp.cli.common import DeviceOption, Output, QuietOption, ReportOption, SeedOption
 from pyngp.dataset import Frame, build_dataset, load_images, loading, read_scene
 from pyngp.evaluation import Evaluation, evaluate
+from pyngp.images import Pixels
 from pyngp.report import add_evaluation, process_seconds, training_report
 
 DEFAULT_SECONDS = 120.0
@@ -35,7 +34,7 @@ class Trainer:
     testbed: Testbed
     output: Output
     test_frames: list[Frame] = field(default_factory=list)
-    test_images: list[NDArray[np.uint8]] = field(default_factory=list)
+    test_images: list[Pixels] = field(default_factory=list)
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def seconds(self) -> float:
@@ -105,7 +104,7 @@ def load_scene(
     test: Path | None,
     resume: Path | None,
     config: str,
-) -> tuple[Testbed, list[Frame], list[NDArray[np.uint8]]]:
+) -> tuple[Testbed, list[Frame], list[Pixels]]:
     """Starts a testbed and loads training data (without the test frames), network or snapshot, and the test frames.
 
     The images are decoded while the device starts, which takes a GPU about as long.
@@ -153,6 +152,9 @@ def train(
     max_device_bytes: Annotated[
         int | None, typer.Option("--max-device-bytes", min=1, help="GPU memory to take [default: what is free]")
     ] = None,
+    depth_lambda: Annotated[
+        float, typer.Option("--depth-lambda", min=0, help="Weight of the scene's depth maps; 0: unused")
+    ] = 0.0,
     device: DeviceOption = "auto",
     seed: SeedOption = 1337,
     quiet: QuietOption = False,
@@ -176,6 +178,7 @@ def train(
     )  # fmt: skip
     trainer = Trainer(testbed, output, test_frames, test_images)
     if resume is None:
+        testbed.nerf.training.depth_supervision_lambda = depth_lambda
         if nerf_compatibility:
             testbed.color_space = ColorSpace.SRGB
             testbed.nerf.cone_angle_constant = 0.0

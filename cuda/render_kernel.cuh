@@ -77,6 +77,7 @@ __device__ inline bool march_step(const RenderJob& job, RayMarcher& march, float
     return dt > 0.0f || (march.t >= bound && march.t < end);
 }
 
+// Normals, here and below: also for every render mode but Shade, whose code would only take up room.
 template <bool Normals>
 __device__ void composite(const RenderJob& job, LaneRay& ray, const RawSample& raw, Vec3 normal) {
     const float sigma = density_from_raw(job.model.density_activation, raw.density);
@@ -102,7 +103,7 @@ __device__ void composite(const RenderJob& job, LaneRay& ray, const RawSample& r
     if (!(ray.blend.transmittance >= job.min_transmittance)) ray.t_end = 0.0f; // so is a NaN
 }
 
-// srgb_to_linear() within 1e-6, in a tenth of its instructions.
+// srgb_to_linear() (formulas/color.h) within 1e-6, in a tenth of its instructions.
 __device__ inline float short_srgb_to_linear(float v) {
     return v <= 0.04045f ? v * (1.0f / 12.92f) : __powf((v + 0.055f) * (1.0f / 1.055f), 2.4f);
 }
@@ -112,18 +113,12 @@ __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
     RenderedRay result{ray.blend.rgb, 0.0f, ray.t_expected, ray.t_max_weight, {}};
     if constexpr (Normals) result.normal = ray.normal;
     AddRay add = job.add;
-    if constexpr (!Normals) {
-        add.shows = {};
-        if (!add.linear_colors && add.space == ColorSpace::Linear) { // what nearly all pictures are
-            add.linear_colors = true;
-            result.finish(RenderMode::Shade, ray.blend.transmittance, job.min_transmittance);
-            result.rgb = {short_srgb_to_linear(result.rgb.x), short_srgb_to_linear(result.rgb.y),
-                          short_srgb_to_linear(result.rgb.z)};
-        } else {
-            result.finish(RenderMode::Shade, ray.blend.transmittance, job.min_transmittance);
-        }
-    } else {
-        result.finish(add.shows.mode, ray.blend.transmittance, job.min_transmittance);
+    if constexpr (!Normals) add.shows = {};
+    result.finish(add.shows.mode, ray.blend.transmittance, job.min_transmittance);
+    if (!Normals && !add.linear_colors && add.space == ColorSpace::Linear) { // what nearly all pictures are
+        result.rgb = {short_srgb_to_linear(result.rgb.x), short_srgb_to_linear(result.rgb.y),
+                      short_srgb_to_linear(result.rgb.z)};
+        add.linear_colors = true; // as they are now
     }
     FramePixel sum = sum_before(job, ray.pixel);
     const Vec3 direction = ray.direction(job);

@@ -199,15 +199,17 @@ class FusedNetwork {
 
     __device__ void encode(Vec3 x) {
         half* row = staging_->encoded + lane_ * Weights::narrow;
-        if (model_.grid.n_features == 4)
+        if (model_.grid.n_features == 2)
+            encode_levels<2>(x, row);
+        else if (model_.grid.interpolation != Interpolation::Linear)
             encode_levels<4>(x, row);
         else
-            encode_levels<2>(x, row);
+            encode_linear_levels(x, row);
     }
     template <int F>
-    __device__ void combine_level(int l, const LevelEntries<F>& got, half* row) const {
+    __device__ void combine_level(Interpolation mode, int l, const LevelEntries<F>& got, half* row) const {
         __half2 value[F / 2];
-        combine<F>(model_.grid.interpolation, got, value);
+        combine<F>(mode, got, value);
         if constexpr (F == 4)
             *reinterpret_cast<uint2*>(row + 4 * l) = make_uint2(as_bits(value[0]), as_bits(value[1]));
         else
@@ -224,9 +226,28 @@ class FusedNetwork {
         for (int l = 0; l < n; ++l) {
             here = next;
             if (l + 1 < n) gather<F>(model_.grid, l + 1, model_.encoding, x, next);
-            combine_level<F>(l, here, row);
+            combine_level<F>(model_.grid.interpolation, l, here, row);
         }
-        for (int i = n * F; i < fused_encoded; i += 2) *reinterpret_cast<uint32_t*>(row + i) = 0;
+        pad(n * F, row);
+    }
+    // The same for the usual grid, two levels a turn: nothing has to be moved from `next` to `here`.
+    __device__ void encode_linear_levels(Vec3 x, half* row) const {
+        const int n = model_.grid.n_levels;
+        LevelEntries<4> even, odd;
+        gather<4>(model_.grid, 0, model_.encoding, x, even);
+#pragma unroll 1
+        for (int l = 0;; l += 2) {
+            if (l + 1 < n) gather<4>(model_.grid, l + 1, model_.encoding, x, odd);
+            combine_level<4>(Interpolation::Linear, l, even, row);
+            if (l + 1 >= n) break;
+            if (l + 2 < n) gather<4>(model_.grid, l + 2, model_.encoding, x, even);
+            combine_level<4>(Interpolation::Linear, l + 1, odd, row);
+            if (l + 2 >= n) break;
+        }
+        pad(n * 4, row);
+    }
+    __device__ static void pad(int begin, half* row) {
+        for (int i = begin; i < fused_encoded; i += 2) *reinterpret_cast<uint32_t*>(row + i) = 0;
     }
     template <int F>
     __device__ Vec3 position_gradient(Vec3 x, const half* d, float finest_scale) const {

@@ -7,6 +7,9 @@
 #pragma once
 
 #include "model.cuh"
+#ifndef V_SHORT
+#define V_SHORT true
+#endif
 
 #include <cstring>
 
@@ -62,11 +65,21 @@ struct LevelCell {
     float fraction[3];
 };
 
+// grid_cell() without conversions, which take a quarter of the rate of an addition.
+constexpr float max_short_scale = 4194304.0f;
+__device__ __forceinline__ uint32_t short_grid_cell(float scale, float x, float& fraction) {
+    constexpr float unit = 8388608.0f; // 2^23: floats from there on are whole numbers
+    const float p = mul_then_add(scale, x, 0.5f), cell = __fadd_rd(p, unit);
+    fraction = p - (cell - unit);
+    return __float_as_uint(cell) - 0x4b000000u;
+}
+
 // `x` is in the unit cube. Entries are what find_grid_cell() computes, but without a division where none is needed: a
 // hashed level has a power of two of entries, and a dense index exceeds their number by less than that number (corners
 // reach `resolution`). Tiled: whether the level may be of that type, whose corners need one; code that is never run
-// still takes its place in the instruction cache.
-template <bool Tiled = true>
+// still takes its place in the instruction cache. Short: the floor by an addition; on the device, for x in [0,1] and
+// scales below max_short_scale.
+template <bool Tiled = true, bool Short = false>
 NGP_HD LevelCell find_cell(const GridLevel& level, GridType type, Vec3 x) {
     LevelCell c;
     const uint32_t resolution = level.resolution, entries = level.entries;
@@ -75,7 +88,10 @@ NGP_HD LevelCell find_cell(const GridLevel& level, GridType type, Vec3 x) {
     uint32_t low[3], high[3];
     NGP_UNROLL
     for (int d = 0; d < 3; ++d) {
-        low[d] = grid_cell(level.scale, x[d], c.fraction[d]) * stride[d];
+        if constexpr (Short)
+            low[d] = short_grid_cell(level.scale, x[d], c.fraction[d]) * stride[d];
+        else
+            low[d] = grid_cell(level.scale, x[d], c.fraction[d]) * stride[d];
         high[d] = low[d] + stride[d];
     }
     auto corner = [&](int k, int d) { return k >> d & 1 ? high[d] : low[d]; };
@@ -140,9 +156,14 @@ struct LevelEntries {
 };
 template <int F>
 __device__ __forceinline__ void gather(const GridShape& grid, int l, const half* table, Vec3 x, LevelEntries<F>& got) {
+    using Word = typename HalfWord<F>::type;
     const GridLevel& level = grid.levels[l];
-    const auto* level_table = reinterpret_cast<const typename HalfWord<F>::type*>(table) + level.offset;
-    const LevelCell cell = find_cell<false>(level, grid.type, x);
+    const Word* level_table = reinterpret_cast<const Word*>(table) + level.offset;
+    // Unknown to the compiler, which would add the offset to every entry, in four instructions a corner and not one.
+#ifndef V_NOBASE
+    asm("" : "+l"(level_table));
+#endif
+    const LevelCell cell = find_cell<false, V_SHORT>(level, grid.type, x);
 #pragma unroll
     for (int k = 0; k < 8; ++k) got.entry[k] = __ldg(level_table + cell.entry[k]);
 #pragma unroll

@@ -27,7 +27,10 @@ constexpr uint32_t whole_warp = 0xffffffffu;
 constexpr int samples_per_straggler = 4;
 constexpr int march_steps = 8;
 // Lanes whose ray has ended wait until there are so many: what follows is code that the whole warp goes through.
-constexpr int idle_lanes = 4;
+#ifndef V_IDLE
+#define V_IDLE 4
+#endif
+constexpr int idle_lanes = V_IDLE;
 // Blocks that must fit a multiprocessor: bounds registers to 128 a thread, unless the policy says otherwise.
 template <typename Net>
 constexpr int render_blocks = [] {
@@ -41,6 +44,13 @@ constexpr int render_blocks = [] {
 constexpr float normal_cell_steps = 2.0f;
 
 // --- rays
+
+// Within 2 units in the last place; infinite where v is zero or a denormal number.
+__device__ inline float short_reciprocal(float v) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+    return r;
+}
 
 // A lane's ray. What follows from the direction is computed again where it is needed, since all of this takes up
 // registers while the network is evaluated.
@@ -63,18 +73,22 @@ struct LaneRay {
     __device__ RayMarcher marcher(const RenderJob& job) const {
         const Vec3 d = direction(job);
         // A unit in the last place of where empty space ends decides nothing.
-        const Vec3 inverse{__fdividef(1.0f, d.x), __fdividef(1.0f, d.y), __fdividef(1.0f, d.z)};
-        return {origin(job), d, inverse, t, t_end};
+        return {origin(job), d, {short_reciprocal(d.x), short_reciprocal(d.y), short_reciprocal(d.z)}, t, t_end};
     }
 };
 
-// One step of RayMarcher::next(): an end of the ray just ahead makes it return after that. False: the ray has ended.
+// One step of RayMarcher::next(), to a sample (dt > 0) or to the next position to look at. False: the ray has ended.
 __device__ inline bool march_step(const RenderJob& job, RayMarcher& march, float& dt) {
-    const float end = march.t_end, bound = min_of(end, march.t * 1.000001f);
-    march.t_end = bound;
-    dt = march.next(job.occupancy, job.make.stepping, false);
-    march.t_end = end;
-    return dt > 0.0f || (march.t >= bound && march.t < end);
+    if (!(march.t < march.t_end)) return false;
+    const RayMarcher::Probe here = march.probe(job.occupancy, job.make.stepping, false, march.t);
+    if (here.empty == 0) {
+        dt = here.dt;
+        return march.t + dt > march.t;
+    }
+    const float after = march.leave(job.occupancy, job.make.stepping, false, here);
+    const bool moves = after > march.t;
+    march.t = after;
+    return moves;
 }
 
 // Normals, here and below: also for every render mode but Shade, whose code would only take up room.
@@ -126,10 +140,23 @@ __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
     store_sum(job, ray.pixel, sum);
 }
 
-// The started rays, of which a warp takes 32 at a time.
+#ifndef V_REGION
+#define V_REGION 1024
+#endif
+// The started rays. A block takes some hundred neighbours at a time, of which its warps take 32 each, so that what the
+// multiprocessor reads of the grid is still in its cache when the next warp wants it.
 class RaySupply {
   public:
-    __device__ explicit RaySupply(const RenderJob& job) : job_(job), started_(job.counters->started) {}
+    struct Region { // of the block, in shared memory
+        uint32_t lock, next, end;
+    };
+    static constexpr uint32_t region_rays = V_REGION, last_rays = 64;
+
+    // By all threads of a block; `region` is in shared memory.
+    __device__ RaySupply(const RenderJob& job, Region& region) : job_(job), region_(region) {
+        if (threadIdx.x == 0) region = {0, 0, 0};
+        __syncthreads();
+    }
 
     // Gives lanes without a ray one, as long as there are any; by all lanes.
     __device__ void refill(bool& active, LaneRay& ray) {
@@ -158,14 +185,33 @@ class RaySupply {
 
   private:
     __device__ void take() {
-        if ((threadIdx.x & 31) == 0) next_ = atomicAdd(&job_.counters->taken, 32u);
+        if ((threadIdx.x & 31) == 0) {
+            while (atomicCAS(&region_.lock, 0u, 1u) != 0u) {}
+            __threadfence_block();
+            volatile Region& region = region_;
+            if (region.next == region.end) {
+                // Towards the end of the picture less, so that all multiprocessors have work until then.
+                const uint32_t started = job_.counters->started;
+                const uint32_t taken = *reinterpret_cast<volatile uint32_t*>(&job_.counters->taken);
+                const uint32_t n = taken < started - started / 4 ? region_rays : last_rays;
+                const uint32_t first = atomicAdd(&job_.counters->taken, n);
+                region.next = min_of(first, started);
+                region.end = min_of(first + n, started);
+            }
+            next_ = region.next;
+            end_ = min_of(next_ + 32u, region.end);
+            region.next = end_;
+            __threadfence_block();
+            atomicExch(&region_.lock, 0u);
+        }
         next_ = __shfl_sync(whole_warp, next_, 0);
-        exhausted_ = next_ >= started_;
-        end_ = min_of(next_ + 32u, started_);
+        end_ = __shfl_sync(whole_warp, end_, 0);
+        exhausted_ = next_ == end_;
     }
 
     const RenderJob& job_;
-    uint32_t started_, next_ = 0, end_ = 0; // the same in all lanes, as is the next
+    Region& region_;
+    uint32_t next_ = 0, end_ = 0; // the same in all lanes, as is the next
     bool exhausted_ = false;
 };
 
@@ -196,7 +242,8 @@ __global__ void __launch_bounds__(Net::threads, render_blocks<Net>)
     render_kernel(const __grid_constant__ RenderJob job) {
     static_assert(Net::threads % 32 == 0);
     Net net(job.model, render_shared, job.scratch);
-    RaySupply supply(job);
+    __shared__ RaySupply::Region region;
+    RaySupply supply(job, region);
     LaneRay ray;
     bool active = false, ended = false; // the lane has a ray; it has ended, but is not in the picture yet
     for (;;) {

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #if defined(__CUDACC__)
 #define NGP_HD __host__ __device__ __forceinline__
@@ -26,6 +27,18 @@ NGP_HD float mul_then_add(float a, float b, float c) {
 #else
     return a * b + c; // -ffp-contract=off
 #endif
+}
+
+// The bits of a float, and back.
+NGP_HD uint32_t bits_of(float v) {
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+NGP_HD float float_of_bits(uint32_t bits) {
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
 }
 
 template <typename T>

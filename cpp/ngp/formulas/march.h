@@ -17,16 +17,34 @@ constexpr float max_step = sqrt3;
 constexpr float max_depth = 16384.0f;
 constexpr float cone_angle_epsilon = 1e-5f;
 
+// Natural logarithm and exponential of stepping coordinates. On a GPU in two instructions, with 2^-22 as their error: a
+// thousandth of a step.
+NGP_HD float stepping_log(float t) {
+#if defined(__CUDA_ARCH__)
+    return __logf(t);
+#else
+    return std::log(t);
+#endif
+}
+NGP_HD float stepping_exp(float x) {
+#if defined(__CUDA_ARCH__)
+    return __expf(x);
+#else
+    return std::exp(x);
+#endif
+}
+
 // Stepping coordinate n(t): one march step is n + 1. With cone angle c and lambda = ln(1+c) it is linear with slope
 // 1/min_step for t <= min_step/lambda, ln(t)/lambda in between and linear with slope 1/max_step beyond max_step/lambda.
 struct Stepping {
-    float cone_angle = 0, lambda = 0, t_low = 0, n_low = 0, t_high = 0, n_high = 0;
+    float cone_angle = 0, lambda = 0, inverse_lambda = 0, t_low = 0, n_low = 0, t_high = 0, n_high = 0;
 
     NGP_HD static Stepping with_cone_angle(float cone_angle) {
         Stepping s;
         if (cone_angle <= cone_angle_epsilon) return s;
         s.cone_angle = cone_angle;
         s.lambda = std::log1p(cone_angle);
+        s.inverse_lambda = 1.0f / s.lambda;
         s.t_low = min_step / s.lambda;
         s.t_high = max_step / s.lambda;
         s.n_low = std::log(s.t_low) / s.lambda;
@@ -35,16 +53,16 @@ struct Stepping {
     }
     NGP_HD bool constant() const { return lambda == 0.0f; }
     NGP_HD float n_of_t(float t) const {
-        if (constant()) return t / min_step;
-        if (t <= t_low) return n_low + (t - t_low) / min_step;
-        if (t >= t_high) return n_high + (t - t_high) / max_step;
-        return std::log(t) / lambda;
+        if (constant()) return t * (1.0f / min_step);
+        if (t <= t_low) return n_low + (t - t_low) * (1.0f / min_step);
+        if (t >= t_high) return n_high + (t - t_high) * (1.0f / max_step);
+        return stepping_log(t) * inverse_lambda;
     }
     NGP_HD float t_of_n(float n) const {
         if (constant()) return n * min_step;
         if (n <= n_low) return t_low + (n - n_low) * min_step;
         if (n >= n_high) return t_high + (n - n_high) * max_step;
-        return std::exp(n * lambda);
+        return stepping_exp(n * lambda);
     }
     // t after `steps` march steps (fractions allowed).
     NGP_HD float advance(float t, float steps) const {
@@ -59,18 +77,17 @@ struct Stepping {
     }
     // First whole number of steps (at least one) from t that reaches t_target.
     NGP_HD float advance_to(float t, float t_target) const {
-        if (constant()) return t + max_of(std::ceil((t_target - t) / min_step), 1.0f) * min_step;
+        if (constant()) return t + max_of(std::ceil((t_target - t) * (1.0f / min_step)), 1.0f) * min_step;
         float n = n_of_t(t);
         return t_of_n(n + max_of(std::ceil(n_of_t(t_target) - n), 1.0f));
     }
 };
 
-// Exponent e of v = m * 2^e with m in [0.5, 1).
-NGP_HD int exponent_of(float v) {
-    int e = 0;
-    (void)std::frexp(v, &e);
-    return e;
-}
+// Exponent e of v = m * 2^e with m in [0.5, 1), from its bits; -126 for zero and whatever is smaller than 2^-126.
+NGP_HD int exponent_of(float v) { return int((bits_of(v) >> 23) & 255u) - 126; }
+
+// 2^e, for e from -126 to 127.
+NGP_HD float power_of_two(int e) { return float_of_bits(uint32_t(e + 127) << 23); }
 
 // Smallest cascade that holds the position.
 NGP_HD int cascade_at(Vec3 p, int max_cascade) {
@@ -118,7 +135,7 @@ struct GridCell {
     bool inside;
 };
 NGP_HD GridCell occupancy_cell(Vec3 p, int cascade) {
-    const float scale = float(occupancy_resolution) / float(1 << cascade);
+    const float scale = float(occupancy_resolution) * power_of_two(-cascade);
     Vec3 q = (p - splat3(0.5f)) * scale + splat3(0.5f * float(occupancy_resolution));
     GridCell c{int(std::floor(q.x)), int(std::floor(q.y)), int(std::floor(q.z)), false};
     c.inside = unsigned(c.x) < 128u && unsigned(c.y) < 128u && unsigned(c.z) < 128u;
@@ -134,7 +151,7 @@ NGP_HD bool occupied_at(const OccupancyView& grid, Vec3 p) {
 
 // Parameter at which the ray leaves the cell (empty 1), or the cube of clearance empty - 1 around the cell's word.
 NGP_HD float empty_exit(Vec3 origin, Vec3 inverse_direction, const GridCell& cell, int cascade, int empty) {
-    const float cell_length = float(1 << cascade) / float(occupancy_resolution);
+    const float cell_length = power_of_two(cascade) * (1.0f / float(occupancy_resolution));
     const int index[3] = {cell.x, cell.y, cell.z};
     float t = FLT_MAX;
     for (int i = 0; i < 3; ++i) {

@@ -268,9 +268,8 @@ def one_warning(path: Path) -> str:
 
 
 def test_unused_keys_are_named_in_one_line(folder):
-    frames = [frame("0.png", transform_matrix_end=[]), frame("1.png")]
-    message = one_warning(write(folder, frames, rolling_shutter=[0, 0, 0], envmap="e.png", importance_sampling=True))
-    assert message.endswith("not used yet: envmap, importance_sampling, rolling_shutter, transform_matrix_end")
+    message = one_warning(write(folder, [frame("0.png"), frame("1.png")], envmap="e.png", importance_sampling=True))
+    assert message.endswith("not used yet: envmap, importance_sampling")
 
 
 def test_the_sharpness_rule(folder):
@@ -313,7 +312,10 @@ ERRORS: list[tuple[dict[str, Any], list[Any] | None, str]] = [
     ({}, [frame() | {"transform_matrix": POSE[:2]}], r"frame 0 \(0.png\): transform_matrix must be"),
     ({}, [frame() | {"transform_matrix": [[float("nan")] * 4] * 4}], r"\(0.png\): transform_matrix must be"),
     ({}, [frame() | {"transform_matrix": [[0] * 4] * 4}], "0.png: transform_matrix is not a camera pose"),
-    ({}, [{"file_path": "0.png", "transform_matrix_start": POSE}], "rolling shutter"),
+    ({}, [{"file_path": "0.png", "transform_matrix_start": POSE, "transform_matrix_end": POSE[:2]}],
+     r"frame 0 \(0.png\): transform_matrix_end must be"),
+    ({"rolling_shutter": [1, 2]}, [{"file_path": "0.png", "transform_matrix_start": POSE, "transform_matrix_end": POSE}],
+     "rolling_shutter is .*; it must be"),
     ({}, [frame("none.png")], r"frame 0 \(none.png\): its image .*none.png does not exist"),
     ({}, [frame("sub")], r"frame 0 \(sub\): its image .*sub does not exist"),
     ({"frames_": 1}, [frame(camera_angle_x="x")], r"frame 0 \(0.png\): camera_angle_x is 'x'"),

@@ -7,9 +7,6 @@
 #pragma once
 
 #include "model.cuh"
-#ifndef V_SHORT
-#define V_SHORT true
-#endif
 
 #include <cstring>
 
@@ -160,10 +157,8 @@ __device__ __forceinline__ void gather(const GridShape& grid, int l, const half*
     const GridLevel& level = grid.levels[l];
     const Word* level_table = reinterpret_cast<const Word*>(table) + level.offset;
     // Unknown to the compiler, which would add the offset to every entry, in four instructions a corner and not one.
-#ifndef V_NOBASE
     asm("" : "+l"(level_table));
-#endif
-    const LevelCell cell = find_cell<false, V_SHORT>(level, grid.type, x);
+    const LevelCell cell = find_cell<false, true>(level, grid.type, x);
 #pragma unroll
     for (int k = 0; k < 8; ++k) got.entry[k] = __ldg(level_table + cell.entry[k]);
 #pragma unroll

@@ -27,10 +27,7 @@ constexpr uint32_t whole_warp = 0xffffffffu;
 constexpr int samples_per_straggler = 4;
 constexpr int march_steps = 8;
 // Lanes whose ray has ended wait until there are so many: what follows is code that the whole warp goes through.
-#ifndef V_IDLE
-#define V_IDLE 4
-#endif
-constexpr int idle_lanes = V_IDLE;
+constexpr int idle_lanes = 8;
 // Blocks that must fit a multiprocessor: bounds registers to 128 a thread, unless the policy says otherwise.
 template <typename Net>
 constexpr int render_blocks = [] {
@@ -140,23 +137,10 @@ __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
     store_sum(job, ray.pixel, sum);
 }
 
-#ifndef V_REGION
-#define V_REGION 1024
-#endif
-// The started rays. A block takes some hundred neighbours at a time, of which its warps take 32 each, so that what the
-// multiprocessor reads of the grid is still in its cache when the next warp wants it.
+// The started rays, of which a warp takes 32 at a time.
 class RaySupply {
   public:
-    struct Region { // of the block, in shared memory
-        uint32_t lock, next, end;
-    };
-    static constexpr uint32_t region_rays = V_REGION, last_rays = 64;
-
-    // By all threads of a block; `region` is in shared memory.
-    __device__ RaySupply(const RenderJob& job, Region& region) : job_(job), region_(region) {
-        if (threadIdx.x == 0) region = {0, 0, 0};
-        __syncthreads();
-    }
+    __device__ explicit RaySupply(const RenderJob& job) : job_(job), started_(job.counters->started) {}
 
     // Gives lanes without a ray one, as long as there are any; by all lanes.
     __device__ void refill(bool& active, LaneRay& ray) {
@@ -185,33 +169,14 @@ class RaySupply {
 
   private:
     __device__ void take() {
-        if ((threadIdx.x & 31) == 0) {
-            while (atomicCAS(&region_.lock, 0u, 1u) != 0u) {}
-            __threadfence_block();
-            volatile Region& region = region_;
-            if (region.next == region.end) {
-                // Towards the end of the picture less, so that all multiprocessors have work until then.
-                const uint32_t started = job_.counters->started;
-                const uint32_t taken = *reinterpret_cast<volatile uint32_t*>(&job_.counters->taken);
-                const uint32_t n = taken < started - started / 4 ? region_rays : last_rays;
-                const uint32_t first = atomicAdd(&job_.counters->taken, n);
-                region.next = min_of(first, started);
-                region.end = min_of(first + n, started);
-            }
-            next_ = region.next;
-            end_ = min_of(next_ + 32u, region.end);
-            region.next = end_;
-            __threadfence_block();
-            atomicExch(&region_.lock, 0u);
-        }
+        if ((threadIdx.x & 31) == 0) next_ = atomicAdd(&job_.counters->taken, 32u);
         next_ = __shfl_sync(whole_warp, next_, 0);
-        end_ = __shfl_sync(whole_warp, end_, 0);
-        exhausted_ = next_ == end_;
+        exhausted_ = next_ >= started_;
+        end_ = min_of(next_ + 32u, started_);
     }
 
     const RenderJob& job_;
-    Region& region_;
-    uint32_t next_ = 0, end_ = 0; // the same in all lanes, as is the next
+    uint32_t started_, next_ = 0, end_ = 0; // the same in all lanes, as is the next
     bool exhausted_ = false;
 };
 
@@ -242,8 +207,7 @@ __global__ void __launch_bounds__(Net::threads, render_blocks<Net>)
     render_kernel(const __grid_constant__ RenderJob job) {
     static_assert(Net::threads % 32 == 0);
     Net net(job.model, render_shared, job.scratch);
-    __shared__ RaySupply::Region region;
-    RaySupply supply(job, region);
+    RaySupply supply(job);
     LaneRay ray;
     bool active = false, ended = false; // the lane has a ray; it has ended, but is not in the picture yet
     for (;;) {

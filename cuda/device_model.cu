@@ -91,6 +91,7 @@ void DeviceModel::reserve_encoding_gradients(int64_t rows) {
         positions_ = {context_, rows, "samples"};
         directions_ = {context_, rows, "samples"};
         d_raw_ = {context_, rows, "gradients"};
+        views_ = {context_, rows, "samples"};
     }
     encoding_gradient_rows_ = rows; // not before all are there
 }
@@ -102,6 +103,7 @@ void DeviceModel::release_encoding_gradients() {
     positions_ = {};
     directions_ = {};
     d_raw_ = {};
+    views_ = {};
 }
 
 void DeviceModel::launch_backward(const ModelView& view, const BackwardSource& source) {
@@ -112,10 +114,12 @@ void DeviceModel::launch_backward(const ModelView& view, const BackwardSource& s
     }
     BackwardInput in;
     if (source.step.state) {
-        launch_gather(context_, source.step, source.options, positions_.data(), directions_.data(), d_raw_.data());
+        launch_gather(context_, source.step, source.options,
+                      {positions_.data(), directions_.data(), d_raw_.data(), views_.data()});
         in.positions = positions_.data();
         in.directions = directions_.data();
         in.d_raw = d_raw_.data();
+        in.rows = views_.data();
     } else {
         in.positions = source.positions;
         in.directions = source.directions;

@@ -70,6 +70,7 @@ class DeviceModel {
     DeviceArray<float> d_encodings_f32_;       // general
     DeviceArray<Vec3> positions_, directions_; // general: of a step's samples, in order
     DeviceArray<RawSample> d_raw_;             // likewise
+    DeviceArray<int32_t> views_;               // likewise
 };
 
 } // namespace ngp::cuda

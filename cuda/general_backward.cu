@@ -68,7 +68,7 @@ struct BackwardSample {
     // Leaves the inputs of all layers in x and returns the rgb network's weights.
     NGP_HD const half* forward(int64_t i, Column<float> x) const {
         const half* w = model.weights;
-        general::encode(*model.position, model.encoding, model.unit(input.positions[begin + i]), x);
+        general::encode(*model.position, model.encoding, {model.unit(input.positions[begin + i])}, x);
         for (int k = 0; k < rows.density.n_layers; ++k) {
             const bool last = k == rows.density.n_layers - 1;
             layer_forward(rows.density, k, w, x.from(rows.density_input(k)),
@@ -78,8 +78,7 @@ struct BackwardSample {
         const half* rgb_weights = w;
         const int n_density = rows.density.n_out;
         const Column<float> rgb_in = x.from(rows.rgb_input(0));
-        general::encode(*model.direction, nullptr, general::direction_input(input.directions[begin + i]),
-                        rgb_in.from(n_density));
+        general::encode_direction(model, input.directions[begin + i], input.row(begin + i), rgb_in.from(n_density));
         for (int k = n_density + model.direction->n_out_padded; k < rows.rgb.n_in; ++k) rgb_in[k] = 0.0f;
         for (int k = 0; k < rows.rgb.n_layers - 1; ++k) { // nobody needs the last one's outputs
             layer_forward(rows.rgb, k, w, x.from(rows.rgb_input(k)), x.from(rows.rgb_input(k + 1)), true);

@@ -33,8 +33,11 @@ struct BackwardInput {
     Strided<Vec3> positions;  // NGP space
     Strided<Vec3> directions; // unit
     Strided<RawSample> d_raw; // gradients with respect to the raw outputs
+    const int32_t* rows = nullptr; // of the model's extra dimensions; null: sample i has row i
     const uint32_t* n = nullptr;
     int64_t capacity = 0; // more samples than that are ignored
+
+    NGP_HD int64_t row(int64_t i) const { return rows ? rows[i] : i; }
 };
 
 class GeneralBackward {

@@ -73,9 +73,23 @@ NGP_HD void encode_grid(const EncodingPart& part, const half* table, Vec3 x, Out
     }
 }
 
-// The encoding of an input in the unit cube, with its padding: n_out_padded values. `params` are the encoding's own.
+// Inputs of an encoding: the first three, a position or a direction, and those after them.
+struct EncodingInput {
+    Vec3 x;
+    const float* more = nullptr;
+
+    NGP_HD float operator[](int d) const { return d < 3 ? x[d] : more[d - 3]; }
+};
+
+// What spherical harmonics take of three inputs.
+NGP_HD Vec3 harmonics_input(const EncodingInput& in, int begin) {
+    return {2 * in[begin] - 1, 2 * in[begin + 1] - 1, 2 * in[begin + 2] - 1};
+}
+
+// The encoding of an input in the unit cube, with its padding: n_out_padded values. `params` are the encoding's own;
+// grids read the first three inputs.
 template <typename Out>
-NGP_HD void encode(const EncodingShape& shape, const half* params, Vec3 x, Out out) {
+NGP_HD void encode(const EncodingShape& shape, const half* params, const EncodingInput& in, Out out) {
     const int n_padding = shape.n_out_padded - shape.n_out;
     for (int i = 0; i < n_padding; ++i) out[shape.padding_begin + i] = shape.padding_value;
     for (int i = 0; i < shape.n_parts; ++i) {
@@ -83,15 +97,13 @@ NGP_HD void encode(const EncodingShape& shape, const half* params, Vec3 x, Out o
         const Out to = out.from(part.out_begin);
         switch (part.kind) {
         case EncodingKind::Grid:
-            for_features(part.n_features, [&]<int F>() { encode_grid<F>(part, params + part.param_begin, x, to); });
+            for_features(part.n_features, [&]<int F>() { encode_grid<F>(part, params + part.param_begin, in.x, to); });
             break;
-        case EncodingKind::SphericalHarmonics:
-            sh_basis(part.degree, {2 * x.x - 1, 2 * x.y - 1, 2 * x.z - 1}, to);
-            break;
+        case EncodingKind::SphericalHarmonics: sh_basis(part.degree, harmonics_input(in, part.in_begin), to); break;
         default:
             for (int d = 0; d < part.n_in; ++d)
                 for (int j = 0; j < part.outputs_per_dim; ++j)
-                    to[d * part.outputs_per_dim + j] = coordinate_output(part, x[part.in_begin + d], j);
+                    to[d * part.outputs_per_dim + j] = coordinate_output(part, in[part.in_begin + d], j);
         }
     }
 }
@@ -161,6 +173,12 @@ NGP_HD Vec3 position_gradient(const EncodingShape& shape, const half* params, Ve
 
 // What the network sees of a unit direction (D.3).
 NGP_HD Vec3 direction_input(Vec3 d) { return {0.5f * (d.x + 1), 0.5f * (d.y + 1), 0.5f * (d.z + 1)}; }
+
+// The direction encoding of a unit direction and a row of extra dimensions, with its padding: n_out_padded values.
+template <typename Out>
+NGP_HD void encode_direction(const ModelView& model, Vec3 direction, int64_t row, Out out) {
+    encode(*model.direction, nullptr, {direction_input(direction), model.extra_dims_of(row)}, out);
+}
 
 // --- layers
 
@@ -267,11 +285,12 @@ class GeneralNetwork {
     NGP_HD GeneralNetwork(const ModelView& model, float* first, int64_t stride)
         : model_(model), scratch_{first, stride}, widest_(widest(model)) {}
 
-    NGP_HD RawSample evaluate(Vec3 x, Vec3 direction) const {
+    NGP_HD RawSample evaluate(Vec3 x, Vec3 direction) const { return evaluate(x, direction, 0); }
+    NGP_HD RawSample evaluate(Vec3 x, Vec3 direction, int64_t row) const {
         const ModelView& m = model_;
         const int n_density = m.density.n_out;
         const half* w = m.weights;
-        general::encode(*m.position, m.encoding, x, buffer(0));
+        general::encode(*m.position, m.encoding, {x}, buffer(0));
         int at = hidden_layers<false>(m.density, w, 0);
         const Column<float> rgb_in = buffer(at ^ 1);
         last_layer(m.density, w, n_density, at, [&]<int N>(int first, const float(&v)[N], int n) {
@@ -281,7 +300,7 @@ class GeneralNetwork {
         });
         RawSample raw{};
         raw.density = rgb_in[0];
-        general::encode(*m.direction, nullptr, general::direction_input(direction), rgb_in.from(n_density));
+        general::encode_direction(m, direction, row, rgb_in.from(n_density));
         for (int k = n_density + m.direction->n_out_padded; k < m.rgb.n_in; ++k) rgb_in[k] = 0.0f;
         at = hidden_layers<false>(m.rgb, w, at ^ 1);
         last_layer(m.rgb, w, 3, at, [&]<int N>(int, const float(&v)[N], int) {
@@ -293,7 +312,7 @@ class GeneralNetwork {
 
     NGP_HD float density(Vec3 x) const {
         const half* w = model_.weights;
-        general::encode(*model_.position, model_.encoding, x, buffer(0));
+        general::encode(*model_.position, model_.encoding, {x}, buffer(0));
         const int at = hidden_layers<false>(model_.density, w, 0);
         float raw = 0.0f;
         last_layer(model_.density, w, 1, at, [&]<int N>(int, const float(&v)[N], int) { raw = v[0]; });
@@ -303,7 +322,7 @@ class GeneralNetwork {
     NGP_HD Vec3 density_gradient(Vec3 x, float finest_scale) const {
         const MlpShape& mlp = model_.density;
         const half* w = model_.weights;
-        general::encode(*model_.position, model_.encoding, x, buffer(0));
+        general::encode(*model_.position, model_.encoding, {x}, buffer(0));
         hidden_layers<true>(mlp, w, 0);
         // Output 0, whose gradient is 1: that of the last layer's inputs is its first row.
         int layer = mlp.n_layers - 1, at = 0;

@@ -17,14 +17,14 @@ bool stays(const ImageView& image, bool holds_pixels) { return holds_pixels && i
 } // namespace
 
 DeviceImages::DeviceImages(Context& context, const std::vector<TrainingView>& views, int64_t budget) {
-    std::vector<TrainingView> placed = views;
+    given_ = views;
     struct Move {
         const void* from;
         int64_t bytes, at;
     };
     std::vector<Move> moves;
     int64_t total = 0;
-    for (TrainingView& view : placed)
+    for (TrainingView& view : given_)
         for_each_plane(view.image, [&](const void* data, int64_t bytes, bool holds_pixels) {
             if (stays(view.image, holds_pixels)) return data;
             moves.push_back({data, bytes, total});

@@ -6,6 +6,7 @@
 #include "shared_memory.cuh"
 #include "stage_timer.cuh"
 #include "step.cuh"
+#include "view_inputs.cuh"
 
 #include <algorithm>
 #include <array>
@@ -76,9 +77,9 @@ class CudaNerfEngine final : public NerfEngine {
     }
 
     void reset_network(const NetworkConfig& config, int aabb_scale, int n_extra_dims, uint64_t seed) override {
-        if (n_extra_dims > 0) fail_with_view_inputs();
         const DeviceGuard guard(context_.device());
-        const NerfModelShape shape = nerf_model_shape(config, aabb_scale); // raises before anything changes
+        // Raises before anything changes.
+        const NerfModelShape shape = nerf_model_shape(config, aabb_scale, n_extra_dims);
         int n_cascades = 1;
         while ((1 << (n_cascades - 1)) < aabb_scale) ++n_cascades;
         const float half_size = 0.5f * float(aabb_scale);
@@ -92,6 +93,7 @@ class CudaNerfEngine final : public NerfEngine {
         auto occupancy = std::make_unique<DeviceOccupancy>(context_, n_cascades);
         model_ = std::move(model);
         occupancy_ = std::move(occupancy);
+        view_inputs_.set_inputs(context_, {});
         seed_ = seed;
         write_state({});
         rays_of_batch_ = 0;
@@ -111,6 +113,7 @@ class CudaNerfEngine final : public NerfEngine {
     void train_step(const NerfTrainOptions& options, int64_t batch_size) override {
         if (images_.n_views() == 0) fail("there are no training images; load a scene or call set_images() first");
         check_supported(options);
+        if (shape().n_extra_dims() > 0) fail_with_view_inputs();
         const DeviceGuard guard(context_.device());
         prepare(options, batch_size);
         if (timer_.is_on())
@@ -246,6 +249,8 @@ class CudaNerfEngine final : public NerfEngine {
         const DeviceGuard guard(context_.device());
         refresh_averaged();
         const cudaStream_t stream = context_.stream();
+        ModelView model = model_->averaged(q.rgb_activation, q.density_activation);
+        view_inputs_.attach_given(context_, model, q.extra_dims, shape().n_extra_dims());
         const int64_t chunk = std::min(n, points_per_launch);
         points_.reserve(context_, (directions ? 2 : 1) * chunk, "query points");
         raw_.reserve(context_, chunk, "query results");
@@ -267,7 +272,7 @@ class CudaNerfEngine final : public NerfEngine {
             }
             for_each(stream, m, place);
             PointsJob job{};
-            job.model = model_->averaged(q.rgb_activation, q.density_activation);
+            job.model = model;
             job.scratch = model_->scratch();
             job.positions = p;
             job.directions = d;
@@ -282,6 +287,15 @@ class CudaNerfEngine final : public NerfEngine {
         }
         context_.wait();
     }
+
+    void set_view_inputs(ViewInputs inputs) override {
+        NGP_CHECK_EQ(inputs.n_dims, shape().n_extra_dims());
+        const DeviceGuard guard(context_.device());
+        context_.wait();
+        forget_steps(); // they may have the old ones' address
+        view_inputs_.set_inputs(context_, std::move(inputs));
+    }
+    const ViewInputs& view_inputs() const override { return view_inputs_.inputs(); }
 
     int device() const override { return context_.device(); }
     std::shared_ptr<SharedMemory> allocate(int64_t bytes, Placement where) override {
@@ -414,7 +428,11 @@ class CudaNerfEngine final : public NerfEngine {
         map.offsets = distortion_.data();
         return map;
     }
-    ModelView trained() const { return model_->trained(options_.rgb_activation, options_.density_activation); }
+    ModelView trained() const {
+        ModelView v = model_->trained(options_.rgb_activation, options_.density_activation);
+        view_inputs_.attach_to(v);
+        return v;
+    }
     SampleTrainingRays sample_of(const StepPlan& plan) const {
         SampleTrainingRays sample = plan.sample;
         sample.scene = scene();
@@ -577,6 +595,7 @@ class CudaNerfEngine final : public NerfEngine {
         frame_.reserve(context_, pixels_of(r), "the picture");
         RenderJob job;
         job.model = model_->averaged(r.rgb_activation, r.density_activation);
+        view_inputs_.attach_given(context_, job.model, r.extra_dims.data(), shape().n_extra_dims());
         job.occupancy = occupancy_->view();
         job.make = {r.camera,
                     r.pose,
@@ -610,6 +629,7 @@ class CudaNerfEngine final : public NerfEngine {
     DeviceImages images_;
     CameraCorrections corrections_;
     DeviceArray<Vec2> distortion_; // its distortion map
+    DeviceViewInputs view_inputs_;
     std::unique_ptr<DeviceModel> model_;
     std::unique_ptr<DeviceOccupancy> occupancy_;
     std::unique_ptr<StepBuffers> buffers_;

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(Net::threads) points_kernel(const __grid_const
         const Vec3 x = job.model.unit(job.positions[valid ? i : job.n - 1]);
         RawSample raw{};
         if (job.directions)
-            raw = net.evaluate(x, job.directions[valid ? i : job.n - 1]);
+            raw = evaluate_with(net, x, job.directions[valid ? i : job.n - 1], valid ? i : job.n - 1);
         else
             raw.density = net.density(x);
         if (valid && job.out) job.out[i] = raw;

@@ -56,7 +56,8 @@ class RayTracer {
             if (active_ && ray_.count >= ray_.span.count) march(t, dt);
             const bool sampled = dt > 0.0f;
             const Vec3 p = sampled ? ray_.march.position(t) : splat3(0.5f);
-            const RawSample raw = net_.evaluate(job_.model.unit(p), ray_.march.direction);
+            const int row = job_.model.extra_dims && active_ ? job_.step.rays[ray_.ray].view : 0;
+            const RawSample raw = evaluate_with(net_, job_.model.unit(p), ray_.march.direction, row);
             composite(sampled, p, t, dt, raw);
         }
         evaluated_ = warp_sum(evaluated_);

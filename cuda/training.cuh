@@ -241,8 +241,12 @@ void launch_order(Context& context, const StepView& step, int64_t batch_size);
 void launch_finish(Context& context, const StepView& step, NerfOptimizer::Trained trained, StepResult* results,
                    uint32_t n_results);
 
-// Contributing samples in order, for GeneralBackward.
-void launch_gather(Context& context, const StepView& step, const CompositeOptions& options, Vec3* positions,
-                   Vec3* directions, RawSample* d_raw);
+// Contributing samples in order, for GeneralBackward, each with the view of its ray. All are the device's.
+struct GatheredSamples {
+    Vec3 *positions, *directions;
+    RawSample* d_raw;
+    int32_t* views;
+};
+void launch_gather(Context& context, const StepView& step, const CompositeOptions& options, const GatheredSamples& to);
 
 } // namespace ngp::cuda

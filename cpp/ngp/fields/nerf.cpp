@@ -57,7 +57,7 @@ float NerfEngine::view_input_gradient(const ViewInputLoss&, std::vector<float>&)
 
 void fail_with_view_inputs() {
     fail("models with per-image latents or light directions (n_extra_learnable_dims, driver_parameters, "
-         "optimize_extra_dims) run on the CPU only; use Testbed(device=\"cpu\")");
+         "optimize_extra_dims) are trained on the CPU only: use a Testbed with device=\"cpu\", whose snapshots render here");
 }
 
 #if !defined(NGP_HAVE_CUDA) // else: cuda/nerf.cu and cuda/bench.cu

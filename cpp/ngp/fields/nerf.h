@@ -196,7 +196,7 @@ class NerfEngine {
     virtual int64_t peak_device_bytes() const { return 0; }
 };
 
-// What engines without view inputs raise: ngp::Error that says where there are some.
+// What engines that don't train view inputs raise: ngp::Error that says where they are trained.
 [[noreturn]] void fail_with_view_inputs();
 
 std::unique_ptr<NerfEngine> make_cpu_nerf_engine();
@@ -243,7 +243,7 @@ struct NerfBenchInput {
     uint64_t seed = 1337;
     std::vector<Vec3> positions, directions; // NGP space
     std::vector<RawSample> d_raw;            // upstream gradients
-    int n_extra_dims = 0;                    // on the CPU only
+    int n_extra_dims = 0;
     std::vector<float> extra_dims;           // n_extra_dims a sample
 };
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);

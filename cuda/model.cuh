@@ -18,6 +18,8 @@
 //                                                           // x: position in the unit cube, clamped to it
 //   __device__ RawSample evaluate(Vec3 x, Vec3 direction, int64_t row); // likewise, with a row of the model's extra
 //                                                           // dimensions; above: row 0 (GeneralNetwork only)
+//   __device__ RawSample evaluate_and_see(Vec3 x, Vec3 direction, int64_t row, VisualizedActivation wanted,
+//                                         float& activation); // ... and an activation (GeneralNetwork only)
 //   __device__ float density(Vec3 x);                       // raw density alone
 //   __device__ Vec3 density_gradient(Vec3 x, float finest_scale); // of the raw density with respect to x, where levels
 //                                                           // with scale > finest_scale count as constant
@@ -30,6 +32,7 @@
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
+#include <ngp/stages/render_mode.h>
 
 namespace ngp::cuda {
 

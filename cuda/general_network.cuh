@@ -289,7 +289,7 @@ class GeneralNetwork {
     NGP_HD RawSample evaluate(Vec3 x, Vec3 direction, int64_t row) const {
         return forward(x, direction, row, [](int, Column<float>) {});
     }
-    // Likewise, and an activation.
+    // Likewise, and an activation, if one is wanted.
     NGP_HD RawSample evaluate_and_see(Vec3 x, Vec3 direction, int64_t row, VisualizedActivation wanted,
                                       float& activation) const {
         const MlpShape& rgb = model_.rgb;
@@ -297,6 +297,7 @@ class GeneralNetwork {
                                    rgb.layer_params(rgb.n_layers - 1);
         const int last = model_.density.n_layers + rgb.n_layers - 1; // its inputs are the last that forward() shows
         return forward(x, direction, row, [&](int layer, Column<float> inputs) {
+            if (!wanted.wanted()) return;
             if (layer == wanted.layer) activation = inputs[wanted.dimension];
             if (layer == last && wanted.layer > last)
                 general::multiply(last_weights, rgb.in(rgb.n_layers - 1), rgb.n_out, inputs,

@@ -214,13 +214,11 @@ __device__ bool march_to_samples(const RenderJob& job, bool active, LaneRay& ray
 
 // By all lanes of a warp, as Net::evaluate().
 template <bool Full, typename Net>
-__device__ void evaluate_sample(const RenderJob& job, Net& net, Vec3 x, Vec3 direction, LaneSample& sample) {
+__device__ __forceinline__ void evaluate_sample(const RenderJob& job, Net& net, Vec3 x, Vec3 direction, LaneSample& sample) {
     if constexpr (Full && requires { net.evaluate_and_see(x, direction, 0, job.visualized, sample.activation); })
-        if (job.visualized.wanted()) {
-            sample.raw = net.evaluate_and_see(x, direction, 0, job.visualized, sample.activation);
-            return;
-        }
-    sample.raw = net.evaluate(x, direction);
+        sample.raw = net.evaluate_and_see(x, direction, 0, job.visualized, sample.activation);
+    else
+        sample.raw = net.evaluate(x, direction);
 }
 
 extern __shared__ __align__(128) char render_shared[];

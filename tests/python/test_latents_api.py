@@ -116,9 +116,12 @@ def test_switching_on_allocates_sixteen(name, tiny):
     assert len(testbed.nerf.training.get_extra_dims(3)) == 16
 
 
-def test_rendering_extra_dims(testbed, tiny):
-    nerf, training, pose = testbed.nerf, testbed.nerf.training, tiny.poses[0]
+def test_rendering_extra_dims(testbed, tiny, device, tmp_path):
     testbed.fit(40, batch_size=2048)
+    testbed.save_snapshot(tmp_path / "s.ingp")
+    testbed = Testbed(device=device)
+    testbed.load_snapshot(tmp_path / "s.ingp")
+    nerf, training, pose = testbed.nerf, testbed.nerf.training, tiny.poses[0]
     assert nerf.rendering_extra_dims_from_training_view == 0
     assert nerf.get_rendering_extra_dims() == training.get_extra_dims(0)
     first = picture(testbed, pose)
@@ -149,7 +152,8 @@ def test_rendering_extra_dims(testbed, tiny):
     np.testing.assert_array_equal(density, testbed.query(points))
 
 
-def test_appearances_that_cannot_be_used(testbed, tiny):
+def test_appearances_that_cannot_be_used(latent_scene, device, tiny):
+    testbed = Testbed(data=latent_scene, config=CONFIG, device=device)
     nerf, pose = testbed.nerf, tiny.poses[0]
     for complaint, call in {
         "training view 20 does not exist": lambda: picture(testbed, pose, image=20),
@@ -173,7 +177,7 @@ def test_appearances_that_cannot_be_used(testbed, tiny):
     nerf.rendering_extra_dims_from_training_view = -1
     with pytest.raises(RuntimeError, match="set_rendering_extra_dims"):
         picture(testbed, pose)
-    plain = Testbed(data=tiny.train, config=CONFIG, device="cpu")
+    plain = Testbed(data=tiny.train, config=CONFIG, device=device)
     with pytest.raises(RuntimeError, match="neither"):
         picture(plain, pose, latent=[0] * 5)
     with pytest.raises(RuntimeError, match="neither"):
@@ -372,20 +376,21 @@ def test_lights_take_the_place_of_latents(tiny):
     assert testbed.n_extra_dims == 3 and training.get_extra_dims(2) == [0.5, 0.5, 1.0]
 
 
-def test_a_gpu_has_none(cuda, tiny, latent_scene, tmp_path):
-    """One clear error that says where there are some; what was there stays."""
-    testbed = Testbed(data=tiny.train, config=CONFIG, device=cuda)
-    training = testbed.nerf.training
-    Testbed(data=latent_scene, config=CONFIG, device="cpu").save_snapshot(tmp_path / "s.ingp")
+def test_a_gpu_trains_none(cuda, tiny, latent_scene):
+    """One clear error that says where they are trained; what was there stays, and can be looked at."""
+    testbed = Testbed(data=latent_scene, config=CONFIG, device=cuda)
+    plain = Testbed(data=tiny.train, config=CONFIG, device=cuda)
     for act in (
-        lambda: testbed.load_training_data(latent_scene),
-        lambda: setattr(training, "optimize_extra_dims", True),
-        lambda: testbed.load_snapshot(tmp_path / "s.ingp"),
+        lambda: testbed.fit(1, batch_size=2048),
+        lambda: testbed.fit_latent(tiny.images[0], tiny.poses[0], intrinsics=INTRINSICS),
+        lambda: setattr(plain.nerf.training, "optimize_extra_dims", True),
     ):
         with pytest.raises(RuntimeError, match='device="cpu"'):
             act()
-    testbed.fit(2, batch_size=2048)
-    assert testbed.training_step == 2 and testbed.n_extra_dims == 0
+    assert testbed.training_step == 0 and testbed.n_extra_dims == 5
+    assert np.all(np.isfinite(picture(testbed, tiny.poses[0], image=3)))
+    plain.fit(2, batch_size=2048)
+    assert plain.training_step == 2 and plain.n_extra_dims == 0
 
 
 def test_eval_fits_halves(testbed, tiny, tmp_path, cli):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pyngp import Testbed, _core
 from pyngp._core import stages
-from stages.helpers import ISAS, LAMBDA, assert_within, grid_encoding, model_config, network, no_error
-from stages.test_model import DENSITY_OUTPUTS, ModelTwin, samples
+from stages.helpers import LAMBDA, PLACES, assert_within, grid_encoding, model_config, network, no_error
+from stages.test_model import DENSITY_OUTPUTS, ModelTwin, poison, samples
 
 IDENTITY = {"otype": "Identity"}
 HARMONICS = {"otype": "SphericalHarmonics", "n_dims_to_encode": 3, "degree": 4}
@@ -43,14 +43,17 @@ CASES = {
 }
 
 
-def model_of(name: str, n: int, isa: str = "", seed: int = 0) -> tuple[ModelTwin, tuple[np.ndarray, ...], stages.Model]:
+def model_of(
+    name: str, n: int, isa: str = "", seed: int = 0, device: str = "cpu"
+) -> tuple[ModelTwin, tuple[np.ndarray, ...], stages.Model]:
     text, n_extra = CASES[name]
-    twin = ModelTwin(text, n_extra=n_extra)
+    twin = ModelTwin(text, n_extra=n_extra, device=device)
     arrays = samples(twin, n, seed)
     params, positions, directions, d_raw = arrays
     extra = twin.extra_of(directions)
-    model = stages.Model(text, 1, positions, directions, d_raw, isa=isa, extra_dims=extra)
+    model = stages.Model(text, 1, positions, directions, d_raw, isa=isa, device=device, extra_dims=extra)
     assert model.params().shape == (twin.n_params,)
+    poison(model, twin.n_params, device)
     model.set_params(params)
     return twin, arrays, model
 
@@ -74,17 +77,21 @@ def extra_gradient(
     return gradient[:, 3:], (bound + LAMBDA * np.sqrt(variance))[:, 3:]
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("device", "isa"), PLACES)
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_and_gradients(name: str, isa: str) -> None:
-    twin, (params, positions, directions, d_raw), model = model_of(name, 150, isa)
+def test_outputs_and_gradients(name: str, device: str, isa: str) -> None:
+    twin, (params, positions, directions, d_raw), model = model_of(name, 150, isa, device=device)
+    assert not twin.halves  # there are no fused networks for them
     model.forward()
     wanted, sd = twin.raw(params, positions, directions)
     assert_within(model.raw(), wanted, LAMBDA * sd, "raw")
     model.forward_backward()
     model.scatter()
-    wanted, sd = twin.gradient(params, positions, directions, d_raw)
-    assert_within(model.gradient(), wanted, LAMBDA * sd, "gradient")
+    wanted, sd = twin.gradient(params, positions, directions, d_raw, "floats" if device == "cpu" else "halves")
+    for block in twin.blocks().values():
+        assert_within(model.gradient()[block], wanted[block], LAMBDA * sd[block], "gradient")
+    if device != "cpu":
+        return
     wanted, bound = extra_gradient(twin, params, positions, directions, d_raw)
     assert_within(model.extra_dims_gradient(), wanted, bound, "extra dimensions")
     assert np.abs(wanted).max() > 100 * bound.max()  # the test means something

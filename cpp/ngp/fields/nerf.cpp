@@ -44,6 +44,7 @@ namespace {
 } // namespace
 void NerfEngine::wait_for_stream(uintptr_t) { fail_without_device(); }
 std::shared_ptr<SharedMemory> NerfEngine::keep_pixels(const void*, int64_t) { fail_without_device(); }
+std::shared_ptr<SharedMemory> NerfEngine::fetch(const void*, int64_t) { fail_without_device(); }
 bool NerfEngine::all_finite(const float*, int64_t) { fail_without_device(); }
 
 void NerfEngine::set_view_inputs(ViewInputs inputs) {
@@ -57,7 +58,8 @@ float NerfEngine::view_input_gradient(const ViewInputLoss&, std::vector<float>&)
 
 void fail_with_view_inputs() {
     fail("models with per-image latents or light directions (n_extra_learnable_dims, driver_parameters, "
-         "optimize_extra_dims) are trained on the CPU only: use a Testbed with device=\"cpu\", whose snapshots render here");
+         "optimize_extra_dims) are trained on the CPU only: use a Testbed with device=\"cpu\", whose snapshots render "
+         "here");
 }
 
 #if !defined(NGP_HAVE_CUDA) // else: cuda/nerf.cu and cuda/bench.cu

@@ -18,6 +18,9 @@
 //                                                           // x: position in the unit cube, clamped to it
 //   __device__ RawSample evaluate(Vec3 x, Vec3 direction, int64_t row); // likewise, with a row of the model's extra
 //                                                           // dimensions; above: row 0 (GeneralNetwork only)
+//   using CutLevels = ...;                   // policy that can cut levels: itself, or one of its own for that
+//   __device__ void set_max_level(float v);  // of CutLevels: share of the grid levels that the lane's samples see from now
+//                                            // on (formulas/level_cut.h)
 //   __device__ float density(Vec3 x);                       // raw density alone
 //   __device__ Vec3 density_gradient(Vec3 x, float finest_scale); // of the raw density with respect to x, where levels
 //                                                           // with scale > finest_scale count as constant

@@ -82,7 +82,7 @@ ScratchView DeviceModel::render_scratch(const ModelView& view, bool normals) {
 }
 
 void DeviceModel::reserve_encoding_gradients(int64_t rows, InputGradients wanted) {
-    if (encoding_gradient_rows_ >= rows && reserved_inputs_ == wanted) return;
+    if (has_encoding_gradients(rows, wanted)) return;
     release_encoding_gradients(); // the new ones may need its memory
     if (is_fused()) {
         d_encodings_ = {context_, rows * fused_encoded, "gradients"};

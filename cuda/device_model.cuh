@@ -43,6 +43,9 @@ class DeviceModel {
     // of inputs.
     void reserve_encoding_gradients(int64_t rows, InputGradients wanted = {});
     void release_encoding_gradients();
+    bool has_encoding_gradients(int64_t rows, InputGradients wanted) const {
+        return encoding_gradient_rows_ >= rows && reserved_inputs_ == wanted;
+    }
 
     // What the backward pass reads: the samples of a step, in order; or, if step.state is null, rows as they are.
     struct BackwardSource {

@@ -46,8 +46,8 @@ struct NerfTrainOptions {
     ColorOptions color;
     LossType loss = LossType::Huber;
     TrainMode train_mode = TrainMode::Nerf;
-    ErrorMapOptions error_map;  // CPU only
-    bool random_levels = false; // level_cut.h; CPU only
+    ErrorMapOptions error_map;
+    bool random_levels = false; // level_cut.h
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
     float near_distance = 0.1f;
@@ -143,12 +143,11 @@ class NerfEngine {
     virtual StepResult last_step() = 0; // zeros before the first
 
     // --- what the direction encoding gets of each training view besides the direction
-    // One for each view, of the network's n_extra_dims; trained in place if the options say so. Raises ngp::Error on
-    // devices that have none.
-    virtual void set_view_inputs(ViewInputs inputs);
-    virtual const ViewInputs& view_inputs() const;
+    // One for each view, of the network's n_extra_dims; trained in place if the options say so.
+    virtual void set_view_inputs(ViewInputs inputs) = 0;
+    virtual const ViewInputs& view_inputs() const = 0;
     // Mean loss over rays and channels for the averaged weights, and its gradient with respect to the extra dimensions.
-    virtual float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient);
+    virtual float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient) = 0;
 
     // --- rendering and queries, of the averaged weights. They return when their results are there.
     // A picture finished for display, in host memory: `rgba` gets 4 floats a pixel, `depth` (may be null) one.
@@ -195,9 +194,6 @@ class NerfEngine {
     virtual int64_t device_bytes() const { return 0; }
     virtual int64_t peak_device_bytes() const { return 0; }
 };
-
-// What engines that don't train view inputs raise: ngp::Error that says where they are trained.
-[[noreturn]] void fail_with_view_inputs();
 
 std::unique_ptr<NerfEngine> make_cpu_nerf_engine();
 

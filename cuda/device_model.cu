@@ -104,9 +104,9 @@ void DeviceModel::reserve_encoding_gradients(int64_t rows, InputGradients wanted
 void DeviceModel::release_encoding_gradients() {
     encoding_gradient_rows_ = 0;
     reserved_inputs_ = {};
-    d_encodings_ = d_harmonics_ = {};
-    d_encodings_f32_ = d_extra_dims_ = max_levels_ = {};
-    positions_ = directions_ = d_directions_ = {};
+    for (DeviceArray<half>* a : {&d_encodings_, &d_harmonics_}) *a = {};
+    for (DeviceArray<float>* a : {&d_encodings_f32_, &d_extra_dims_, &max_levels_}) *a = {};
+    for (DeviceArray<Vec3>* a : {&positions_, &directions_, &d_directions_}) *a = {};
     d_raw_ = {};
     views_ = {};
 }

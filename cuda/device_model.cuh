@@ -11,6 +11,13 @@
 
 namespace ngp::cuda {
 
+// Gradients that a backward pass leaves besides those of the parameters: of positions and directions, of the extra
+// dimensions.
+struct InputGradients {
+    bool rays = false, extra_dims = false;
+    bool operator==(const InputGradients&) const = default;
+};
+
 class DeviceModel {
   public:
     DeviceModel(Context& context, const NerfModelShape& shape, const AdamSettings& settings, const Aabb& box,
@@ -34,11 +41,6 @@ class DeviceModel {
 
     // Sets of weight gradients that a backward pass leaves.
     int gradient_blocks() const { return gradient_blocks_; }
-    // Gradients besides those of the parameters: of positions and directions, of the extra dimensions.
-    struct InputGradients {
-        bool rays = false, extra_dims = false;
-        bool operator==(const InputGradients&) const = default;
-    };
     // Gradients of the position encoding's outputs: rows that a backward pass writes and the scatter reads; and those
     // of inputs.
     void reserve_encoding_gradients(int64_t rows, InputGradients wanted = {});

@@ -389,7 +389,7 @@ void CudaNerfTraining::prepare(const NerfTrainOptions& options, int64_t batch_si
 void CudaNerfTraining::prepare_buffers(const NerfTrainOptions& options, int64_t batch_size) {
     const bool cameras = options.cameras.any();
     const StepBuffers::Extras extras{model_->is_fused(), options.depth.lambda != 0.0f, cameras};
-    const DeviceModel::InputGradients inputs{cameras, options.train_view_inputs && shape().n_extra_dims() > 0};
+    const InputGradients inputs{cameras, options.train_view_inputs && shape().n_extra_dims() > 0};
     const bool same = buffers_ && buffers_->batch_size() == batch_size && buffers_->extras() == extras;
     if (same && model_->has_encoding_gradients(batch_capacity(batch_size), inputs)) return;
     context_.wait();

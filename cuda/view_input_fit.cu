@@ -10,7 +10,7 @@ namespace {
 
 constexpr int rays_of_chunk = 128;
 constexpr int64_t samples_of_chunk = int64_t(rays_of_chunk) * max_samples_per_ray; // no ray is left out
-constexpr DeviceModel::InputGradients wanted{false, true};
+constexpr InputGradients wanted{false, true};
 
 // On the device: the pictures, the pixels and the distortion map that rays are drawn from.
 struct FitScene {

@@ -228,8 +228,10 @@ class NerfModelBench {
     virtual std::vector<RawSample> raw() = 0; // of forward()
     // What the position encoding gives, n x position.n_out_padded.
     virtual std::vector<float> encoded() = 0;
-    // Of forward_backward(), with respect to the extra dimensions; empty without.
-    virtual std::vector<float> extra_dims_gradient() { return {}; }
+    // Of forward_backward(), if they are wanted: with respect to each sample's NGP position and direction, its components
+    // as if independent. And with respect to the extra dimensions, empty without.
+    virtual std::vector<RayGradient> input_gradients() = 0;
+    virtual std::vector<float> extra_dims_gradient() = 0;
     // Gradient of the raw density with respect to the NGP position.
     virtual std::vector<Vec3> density_gradient() = 0;
 };
@@ -241,6 +243,7 @@ struct NerfBenchInput {
     std::vector<RawSample> d_raw;            // upstream gradients
     int n_extra_dims = 0;
     std::vector<float> extra_dims;           // n_extra_dims a sample
+    bool input_gradients = false;            // forward_backward() leaves those below
 };
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);
 

@@ -75,8 +75,8 @@ void DeviceModel::refresh_averaged(uint32_t matrix_steps, uint32_t encoding_step
                                 {averaged_.data(), averaged_.data() + optimizer_->n_matrix_padded()});
 }
 
-ScratchView DeviceModel::render_scratch(const ModelView& view, bool normals) {
-    const int64_t size = functions_->render_scratch(context_, view, normals);
+ScratchView DeviceModel::render_scratch(const NetworkFunctions& functions, const RenderJob& job) {
+    const int64_t size = functions.render_scratch(context_, job.model, job.full());
     if (size > render_scratch_.size()) render_scratch_ = {context_, size, "activations"};
     return {render_scratch_.data(), render_scratch_.size()};
 }

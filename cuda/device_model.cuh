@@ -37,7 +37,7 @@ class DeviceModel {
 
     // Scratch memory of forward kernels.
     ScratchView scratch() const { return {scratch_.data(), scratch_.size()}; }
-    ScratchView render_scratch(const ModelView& view, bool normals);
+    ScratchView render_scratch(const NetworkFunctions& functions, const RenderJob& job);
 
     // Sets of weight gradients that a backward pass leaves.
     int gradient_blocks() const { return gradient_blocks_; }

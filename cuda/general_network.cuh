@@ -332,12 +332,38 @@ class GeneralNetwork {
 
     NGP_HD RawSample evaluate(Vec3 x, Vec3 direction) const { return evaluate(x, direction, 0); }
     NGP_HD RawSample evaluate(Vec3 x, Vec3 direction, int64_t row) const {
+        return forward(x, direction, row, [](int, Column<float>) {});
+    }
+    // Likewise, and an activation, if one is wanted.
+    NGP_HD RawSample evaluate_and_see(Vec3 x, Vec3 direction, int64_t row, VisualizedActivation wanted,
+                                      float& activation) const {
+        const MlpShape& rgb = model_.rgb;
+        const half* last_weights = model_.weights + (model_.density.n_params() + rgb.n_params()) -
+                                   rgb.layer_params(rgb.n_layers - 1);
+        const int last = model_.density.n_layers + rgb.n_layers - 1; // its inputs are the last that forward() shows
+        return forward(x, direction, row, [&](int layer, Column<float> inputs) {
+            if (!wanted.wanted()) return;
+            if (layer == wanted.layer) activation = inputs[wanted.dimension];
+            if (layer == last && wanted.layer > last)
+                general::multiply(last_weights, rgb.in(rgb.n_layers - 1), rgb.n_out, inputs,
+                                  [&]<int N>(int first, const float(&v)[N], int n) {
+                                      NGP_UNROLL
+                                      for (int k = 0; k < N; ++k)
+                                          if (k < n && first + k == wanted.dimension) activation = v[k];
+                                  });
+        });
+    }
+
+  private:
+    // see(layer, inputs) is called with the inputs of each layer: the density network's, then the rgb network's.
+    template <typename See>
+    NGP_HD RawSample forward(Vec3 x, Vec3 direction, int64_t row, const See& see) const {
         const ModelView& m = model_;
         const int n_density = m.density.n_out;
         const half* w = m.weights;
         general::encode(*m.position, m.encoding, {x}, buffer(0));
         if (max_level_ < 1.0f) general::cut_levels(*m.position, max_level_, buffer(0));
-        int at = hidden_layers<false>(m.density, w, 0);
+        int at = hidden_layers<false>(m.density, w, 0, see);
         const Column<float> rgb_in = buffer(at ^ 1);
         last_layer(m.density, w, n_density, at, [&]<int N>(int first, const float(&v)[N], int n) {
             NGP_UNROLL
@@ -348,7 +374,8 @@ class GeneralNetwork {
         raw.density = rgb_in[0];
         general::encode_direction(m, direction, row, rgb_in.from(n_density));
         for (int k = n_density + m.direction->n_out_padded; k < m.rgb.n_in; ++k) rgb_in[k] = 0.0f;
-        at = hidden_layers<false>(m.rgb, w, at ^ 1);
+        at = hidden_layers<false>(m.rgb, w, at ^ 1,
+                                  [&](int layer, Column<float> inputs) { see(m.density.n_layers + layer, inputs); });
         last_layer(m.rgb, w, 3, at, [&]<int N>(int, const float(&v)[N], int) {
             NGP_UNROLL
             for (int c = 0; c < 3; ++c) raw.rgb[c] = v[c];
@@ -356,6 +383,7 @@ class GeneralNetwork {
         return raw;
     }
 
+  public:
     NGP_HD float density(Vec3 x) const {
         const half* w = model_.weights;
         general::encode(*model_.position, model_.encoding, {x}, buffer(0));
@@ -418,10 +446,15 @@ class GeneralNetwork {
     }
     NGP_HD bool kept(const MlpShape& mlp, int layer, int i) const { return signs(mlp, layer, i) & 1u; }
 
-    // All layers but the last, from the inputs in buffer `at` to the returned one. Moves `w` to the last layer's.
-    template <bool KeepSigns>
-    NGP_HD int hidden_layers(const MlpShape& mlp, const half*& w, int at) const {
+    // All layers but the last, from the inputs in buffer `at` to the returned one. Moves `w` to the last layer's. All
+    // layers' inputs are shown to `see`.
+    struct Nobody {
+        NGP_HD void operator()(int, Column<float>) const {}
+    };
+    template <bool KeepSigns, typename See = Nobody>
+    NGP_HD int hidden_layers(const MlpShape& mlp, const half*& w, int at, const See& see = {}) const {
         for (int layer = 0; layer < mlp.n_layers - 1; ++layer, at ^= 1) {
+            see(layer, buffer(at));
             const Column<float> out = buffer(at ^ 1);
             const Column<uint32_t> words = sign_words_of(mlp, layer);
             general::multiply(w, mlp.in(layer), mlp.out(layer), buffer(at),
@@ -439,6 +472,7 @@ class GeneralNetwork {
                               });
             w += mlp.layer_params(layer);
         }
+        see(mlp.n_layers - 1, buffer(at));
         return at;
     }
     // The first n outputs. Moves `w` past the layer.

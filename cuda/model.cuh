@@ -18,6 +18,8 @@
 //                                                           // x: position in the unit cube, clamped to it
 //   __device__ RawSample evaluate(Vec3 x, Vec3 direction, int64_t row); // likewise, with a row of the model's extra
 //                                                           // dimensions; above: row 0 (GeneralNetwork only)
+//   __device__ RawSample evaluate_and_see(Vec3 x, Vec3 direction, int64_t row, VisualizedActivation wanted,
+//                                         float& activation); // ... and an activation (GeneralNetwork only)
 //   using CutLevels = ...;                   // policy that can cut levels: itself, or one of its own for that
 //   __device__ void set_max_level(float v);  // of CutLevels: share of the grid levels that the lane's samples see from now
 //                                            // on (formulas/level_cut.h)
@@ -33,6 +35,7 @@
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
+#include <ngp/stages/render_mode.h>
 
 namespace ngp::cuda {
 

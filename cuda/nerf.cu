@@ -142,16 +142,7 @@ class CudaNerfEngine final : public CudaNerfTraining {
 
     static int64_t pixels_of(const FrameRequest& r) { return int64_t(r.camera.width) * r.camera.height; }
 
-    // The rays of a warp share what the kernel keeps of the camera.
-    static void check_request(const FrameRequest& r) {
-        const char* instead = " is not available on CUDA; render on a Testbed with device=\"cpu\", or set ";
-        if (r.blur.aperture > 0.0f) fail("depth of field", instead, "aperture_size to 0");
-        if (r.motion.exists()) fail("motion blur", instead, "shutter_fraction to 0");
-        if (r.visualized_dimension >= 0) fail("visualized_dimension", instead, "it to -1");
-    }
-
     const DeviceArray<FramePixel>& render_on_device(const FrameRequest& r) {
-        check_request(r);
         refresh_averaged();
         frame_.reserve(context_, pixels_of(r), "the picture");
         RenderJob job;
@@ -166,26 +157,35 @@ class CudaNerfEngine final : public CudaNerfTraining {
                     Stepping::with_cone_angle(r.cone_angle),
                     r.near_distance,
                     r.snap_to_pixel_centers,
-                    {},
-                    {},
+                    r.blur,
+                    r.motion,
                     r.distortion_map ? cameras_.distortion_map() : DistortionMap{}};
         job.spp = r.spp;
         job.min_transmittance = r.min_transmittance;
         job.add = r.add_ray();
+        job.normals = r.normals || r.shows.mode == RenderMode::Normals;
+        job.visualized = r.visualized;
         job.pixels = frame_.data();
-        started_rays_.reserve(context_, render_rays(r.camera.width, r.camera.height), "the picture's rays");
+        const int64_t n_rays = render_rays(r.camera.width, r.camera.height);
+        started_rays_.reserve(context_, n_rays, "the picture's rays");
         job.rays = started_rays_.data();
         job.counters = counters_.data();
-        const bool normals = r.normals || r.shows.mode != RenderMode::Shade; // the kernel that has all modes
-        const ScratchView scratch = model_->render_scratch(job.model, normals);
+        if (job.separate_starts()) {
+            ray_starts_.reserve(context_, n_rays, "the picture's rays");
+            job.starts = ray_starts_.data();
+        }
+        // Fused networks have no place where activations could be seen; the general one evaluates their models too.
+        const NetworkFunctions& functions = job.visualized.wanted() ? general_functions() : model_->functions();
+        const ScratchView scratch = model_->render_scratch(functions, job);
         job.scratch = scratch.data;
         job.scratch_size = scratch.size;
-        model_->functions().render(context_, job, normals);
+        functions.render(context_, job);
         return frame_;
     }
 
     DeviceArray<FramePixel> frame_;
     DeviceArray<StartedRay> started_rays_;
+    DeviceArray<RayStart> ray_starts_;
     DeviceArray<RenderCounters> counters_;
     DeviceArray<float> values_; // of results on their way to the host
     DeviceArray<Vec3> points_;  // of queries

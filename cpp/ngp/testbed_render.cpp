@@ -125,8 +125,7 @@ void Testbed::set_mode(FrameRequest& r) const {
     if (visualized_dimension < 0) return;
     check_visualized();
     r.shows.mode = RenderMode::Shade;
-    r.visualized_layer = visualized_layer;
-    r.visualized_dimension = visualized_dimension;
+    r.visualized = {visualized_layer, visualized_dimension};
     r.linear_colors = r.space == ColorSpace::Linear; // values, not colours: no conversion
 }
 

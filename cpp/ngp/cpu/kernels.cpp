@@ -444,7 +444,7 @@ struct TracedSample {
     const float* activation; // that takes the place of colours, or null
 };
 Vec3 shown_value(const TraceJob& job, const RenderRay& ray, const TracedSample& s, float alpha) {
-    if (s.activation) return {max_of(*s.activation, 0.0f), 0.0f, max_of(-*s.activation, 0.0f)};
+    if (s.activation) return VisualizedActivation::value(*s.activation);
     if (job.shows.mode == RenderMode::Shade) return sample_color(job.model->rgb_activation, s.raw);
     return geometry_value(job.shows, alpha, ray.march.position(s.t), (s.t + job.near_distance) * ray.z_per_t);
 }

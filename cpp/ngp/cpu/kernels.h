@@ -120,12 +120,6 @@ struct RenderRay {
     RayMarcher march;
     float z_per_t = 1; // cosine of the angle to the camera's forward axis
 };
-// An activation that takes the place of colours: column `dimension` of layer `layer`, counted as NerfWorkspace::layer.
-struct VisualizedActivation {
-    int layer = 0, dimension = -1; // -1: none
-
-    bool wanted() const { return dimension >= 0; }
-};
 struct TraceJob {
     const NerfModelView* model = nullptr;
     OccupancyView occupancy;

@@ -84,9 +84,7 @@ struct FrameRequest {
     LensBlur blur;
     ShutterMotion motion; // of the camera from `pose`
     ModeOptions shows;    // a mode that marches: not Distortion, not Slice
-    // Activation that takes the place of colours: column of a layer, which are the inputs of the density network's
-    // layers, those of the rgb network's, and its output; -1: none.
-    int visualized_layer = 0, visualized_dimension = -1;
+    VisualizedActivation visualized;
     int image = -1;                // training view whose appearance the picture has; -1: none in particular
     std::vector<float> extra_dims; // of the model, which rays get besides their direction (ViewInputs)
     bool distortion_map = false; // through the learned one

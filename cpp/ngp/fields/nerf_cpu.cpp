@@ -308,7 +308,7 @@ class CpuNerfEngine final : public NerfEngine {
                                 r.normals,
                                 r.shows,
                                 r.near_distance,
-                                {r.visualized_layer, r.visualized_dimension},
+                                r.visualized,
                                 rays,
                                 results,
                                 w * h},

@@ -35,7 +35,8 @@ class CudaNerfBench final : public NerfModelBench {
         model_ = std::make_unique<DeviceModel>(context_, shape, input_.config.optimizer,
                                                Aabb{splat3(0.5f - half_size), splat3(0.5f + half_size)},
                                                options.deterministic);
-        model_->reserve_encoding_gradients(n_);
+        model_->reserve_encoding_gradients(n_, inputs());
+        if (input_.input_gradients) rays_ = {context_, n_, "gradients"};
         positions_ = {context_, n_, "samples"};
         directions_ = {context_, n_, "samples"};
         d_raw_ = {context_, n_, "gradients"};
@@ -135,6 +136,22 @@ class CudaNerfBench final : public NerfModelBench {
                 out[size_t(i * columns + k)] = __half2float(rows[size_t(i * fused_encoded + k)]);
         return out;
     }
+    std::vector<RayGradient> input_gradients() override {
+        const DeviceGuard guard(context_.device());
+        if (rays_.size() > 0) model_->launch_ray_gradients(view(), source(), FLT_MAX, rays_.data(), nullptr);
+        return rays_.download();
+    }
+    std::vector<float> extra_dims_gradient() override {
+        const DeviceGuard guard(context_.device());
+        std::vector<float> gradient(input_.extra_dims.size());
+        context_.wait();
+        if (!gradient.empty())
+            check(cudaMemcpy(gradient.data(), model_->extra_dims_gradients(), gradient.size() * sizeof(float),
+                             cudaMemcpyDeviceToHost),
+                  "copy from the device");
+        for (float& g : gradient) g *= 1.0f / loss_scale;
+        return gradient;
+    }
     std::vector<Vec3> density_gradient() override {
         const DeviceGuard guard(context_.device());
         launch_points(nullptr, d_position_.data());
@@ -142,6 +159,7 @@ class CudaNerfBench final : public NerfModelBench {
     }
 
   private:
+    InputGradients inputs() const { return {input_.input_gradients, input_.n_extra_dims > 0}; }
     ModelView view() const {
         ModelView v = model_->trained(Activation::Logistic, Activation::Exponential);
         v.extra_dims = extra_dims_.data();
@@ -169,6 +187,7 @@ class CudaNerfBench final : public NerfModelBench {
         s.d_raw = d_raw_.data();
         s.n = count_.data();
         s.capacity = n_;
+        s.inputs = inputs();
         return s;
     }
     void write_steps() {
@@ -184,6 +203,7 @@ class CudaNerfBench final : public NerfModelBench {
     std::unique_ptr<DeviceModel> model_;
     DeviceArray<Vec3> positions_, directions_, d_position_;
     DeviceArray<RawSample> raw_, d_raw_;
+    DeviceArray<RayGradient> rays_;
     DeviceArray<float> encoded_, extra_dims_;
     DeviceArray<half> encodings_;
     DeviceArray<StepState> state_;

@@ -10,6 +10,7 @@
 #include <ngp/formulas/adam_update.h>
 #include <ngp/formulas/alpha_blend.h>
 #include <ngp/formulas/color.h>
+#include <ngp/formulas/distortion_map.h>
 #include <ngp/formulas/frequency.h>
 #include <ngp/formulas/grid_index.h>
 #include <ngp/formulas/half.h>
@@ -29,9 +30,11 @@
 #include <ngp/formulas/spline.h>
 #include <ngp/formulas/triangle_wave.h>
 #include <ngp/formulas/vec.h>
+#include <ngp/stages/camera_gradient.h>
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
+#include <ngp/stages/error_map.h>
 #include <ngp/stages/flat_pictures.h>
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
@@ -47,6 +50,8 @@ namespace ngp::cuda {
 
 template void for_each(cudaStream_t, int64_t, const SampleTrainingRays&);
 template void for_each(cudaStream_t, int64_t, const CompositeAndLoss&);
+template void for_each(cudaStream_t, int64_t, const GradientOfCamera&);
+template void for_each(cudaStream_t, int64_t, const SharpnessOfTile&);
 template void for_each(cudaStream_t, int64_t, const DrawOccupancySample&);
 template void for_each(cudaStream_t, int64_t, const DecayOccupancy&);
 template void for_each(cudaStream_t, int64_t, const OccupancyBits&);

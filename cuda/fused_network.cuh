@@ -11,6 +11,7 @@
 #include "model.cuh"
 #include "tensor_core.cuh"
 
+#include <ngp/formulas/level_cut.h>
 #include <ngp/formulas/sh_basis.h>
 
 namespace ngp::cuda {
@@ -62,7 +63,8 @@ __device__ __forceinline__ void store_harmonics(Vec3 direction, half* row) {
     to[1] = make_uint4(packed[4], packed[5], packed[6], packed[7]);
 }
 
-template <int Width>
+// `Cut`: with max levels. A template's own instance, so that other kernels are as they would be without.
+template <int Width, bool Cut = false>
 class FusedNetwork {
     using Weights = FusedWeights<Width>;
     static constexpr int row_tiles = 2; // 32 samples
@@ -77,6 +79,7 @@ class FusedNetwork {
 
   public:
     static constexpr int threads = 256;
+    using CutLevels = FusedNetwork<Width, true>;
 
     static int64_t shared_bytes(const ModelView& m) {
         return weight_bytes(m.rgb.n_layers - 1) + int64_t(threads / 32) * int64_t(sizeof(Staging));
@@ -88,6 +91,12 @@ class FusedNetwork {
         staging_ = reinterpret_cast<Staging*>(shared + weight_bytes(rgb_hidden())) + threadIdx.x / 32;
         Weights::load(model.weights, model.n_encoded, rgb_hidden(), weights_);
         __syncthreads();
+    }
+
+    __device__ void set_max_level(float max_level)
+        requires Cut
+    {
+        max_level_ = max_level;
     }
 
     __device__ RawSample evaluate(Vec3 x, Vec3 direction) {
@@ -217,7 +226,8 @@ class FusedNetwork {
     // unrolled: a kernel whose loop does not fit the instruction cache waits for instructions (render_kernel.cuh).
     template <int F>
     __device__ void encode_levels(Vec3 x, half* row) const {
-        const int n = model_.grid.n_levels;
+        int n = model_.grid.n_levels;
+        if constexpr (Cut) n = levels_below(max_level_, n); // the others' columns are zero, as padding is
         LevelEntries<F> here, next;
         gather<F>(model_.grid, 0, model_.encoding, x, next);
 #pragma unroll 1
@@ -275,6 +285,7 @@ class FusedNetwork {
     half* weights_;
     Staging* staging_;
     int lane_;
+    [[maybe_unused]] float max_level_ = 1.0f; // of Cut
 };
 
 } // namespace ngp::cuda

@@ -8,6 +8,7 @@
 #include "grid_level.cuh"
 #include "model.cuh"
 
+#include <ngp/formulas/level_cut.h>
 #include <ngp/formulas/sh_basis.h>
 
 namespace ngp::cuda {
@@ -108,6 +109,17 @@ NGP_HD void encode(const EncodingShape& shape, const half* params, const Encodin
     }
 }
 
+// Zeroes the outputs of levels that a sample with this max level does not see (level_cut.h), or their gradients.
+template <typename Out>
+NGP_HD void cut_levels(const EncodingShape& shape, float max_level, Out out) {
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        if (part.kind != EncodingKind::Grid) continue;
+        const int seen = levels_below(max_level, part.n_levels);
+        for (int k = seen * part.n_features; k < part.n_levels * part.n_features; ++k) out[part.out_begin + k] = 0.0f;
+    }
+}
+
 template <int D, int F, typename In>
 NGP_HD Vec3 cells_position_gradient(const EncodingPart& part, const half* table, Vec3 x, In d_out, float finest_scale) {
     const GridInput<D> in(part, x);
@@ -178,6 +190,36 @@ NGP_HD Vec3 direction_input(Vec3 d) { return {0.5f * (d.x + 1), 0.5f * (d.y + 1)
 template <typename Out>
 NGP_HD void encode_direction(const ModelView& model, Vec3 direction, int64_t row, Out out) {
     encode(*model.direction, nullptr, {direction_input(direction), model.extra_dims_of(row)}, out);
+}
+
+// Gradient of dot(d_out, direction encoding) with respect to the unit direction, its components as if independent, and,
+// where it is not null, to the extra dimensions.
+template <typename In>
+NGP_HD Vec3 direction_gradient(const ModelView& model, Vec3 direction, int64_t row, In d_out, float* d_extra) {
+    const EncodingShape& shape = *model.direction;
+    const EncodingInput in{direction_input(direction), model.extra_dims_of(row)};
+    for (int k = 3; d_extra && k < shape.n_in; ++k) d_extra[k - 3] = 0.0f;
+    Vec3 sum;
+    auto add = [&](int d, float v) {
+        sum += {d == 0 ? v : 0.0f, d == 1 ? v : 0.0f, d == 2 ? v : 0.0f};
+        if (d_extra && d >= 3) d_extra[d - 3] += v;
+    };
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        const In d = d_out.from(part.out_begin);
+        if (part.kind == EncodingKind::SphericalHarmonics) {
+            const Vec3 slope = sh_basis_gradient(part.degree, harmonics_input(in, part.in_begin), d);
+            for (int k = 0; k < 3; ++k) add(part.in_begin + k, 2.0f * slope[k]);
+            continue;
+        }
+        for (int k = 0; k < part.n_in; ++k) {
+            float slope = 0.0f;
+            for (int j = 0; j < part.outputs_per_dim; ++j)
+                slope += coordinate_slope(part, in[part.in_begin + k], j) * d[k * part.outputs_per_dim + j];
+            add(part.in_begin + k, slope);
+        }
+    }
+    return sum * 0.5f;
 }
 
 // --- layers
@@ -269,6 +311,7 @@ class GeneralNetwork {
 
   public:
     static constexpr int threads = 128;
+    using CutLevels = GeneralNetwork;
 
     static int64_t shared_bytes(const ModelView&) { return 0; }
     static int64_t scratch_bytes(const ModelView& m) {
@@ -284,6 +327,8 @@ class GeneralNetwork {
     // Scratch of one sample: element k at first[k * stride].
     NGP_HD GeneralNetwork(const ModelView& model, float* first, int64_t stride)
         : model_(model), scratch_{first, stride}, widest_(widest(model)) {}
+
+    __device__ void set_max_level(float max_level) { max_level_ = max_level; }
 
     NGP_HD RawSample evaluate(Vec3 x, Vec3 direction) const { return evaluate(x, direction, 0); }
     NGP_HD RawSample evaluate(Vec3 x, Vec3 direction, int64_t row) const {
@@ -317,6 +362,7 @@ class GeneralNetwork {
         const int n_density = m.density.n_out;
         const half* w = m.weights;
         general::encode(*m.position, m.encoding, {x}, buffer(0));
+        if (max_level_ < 1.0f) general::cut_levels(*m.position, max_level_, buffer(0));
         int at = hidden_layers<false>(m.density, w, 0, see);
         const Column<float> rgb_in = buffer(at ^ 1);
         last_layer(m.density, w, n_density, at, [&]<int N>(int first, const float(&v)[N], int n) {
@@ -440,6 +486,7 @@ class GeneralNetwork {
     const ModelView& model_;
     Column<float> scratch_;
     int widest_;
+    float max_level_ = 1.0f;
 };
 
 } // namespace ngp::cuda

@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_const
         if (i < n_rays) {
             sample.rays = &ray;
             sample.first_ray = i;
+            if (step.ray_pixels) sample.ray_pixels = step.ray_pixels + i;
             sample(i);
             start = ray.march.t;
             end = ray.march.t_end;
@@ -200,6 +201,7 @@ __global__ void __launch_bounds__(128)
         to.directions[i] = ray.march.direction;
         to.d_raw[i] = sample_gradient(step, options, sample);
         to.views[i] = ray.view;
+        if (to.max_levels) to.max_levels[i] = ray.max_level;
     }
 }
 

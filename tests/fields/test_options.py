@@ -65,7 +65,7 @@ TRAINING = [
     Option("shall_train_encoding", False),
     Option("shall_train_network", False),
     Option("training_batch_size", 1 << 14),
-    Option("max_level_rand_training", True, devices=CPU),
+    Option("max_level_rand_training", True),
     *(Option(NERF + "rgb_activation", a) for a in (NONE, NerfActivation.ReLU, NerfActivation.Exponential)),
     *(Option(NERF + "density_activation", a) for a in (NONE, NerfActivation.ReLU, NerfActivation.Logistic)),
     Option(NERF + "cone_angle_constant", 1 / 32),
@@ -79,21 +79,18 @@ TRAINING = [
     Option(TRAIN + "density_grid_decay", 1.0, UPDATES, steps=5),
     Option(TRAIN + "occupancy_schedule", OccupancySchedule.Budgeted, UPDATES, steps=5),
     # The first maps are drawn from after 128 steps.
-    Option(TRAIN + "sample_image_proportional_to_error", True, steps=132, devices=CPU),
-    Option(TRAIN + "sample_focal_plane_proportional_to_error", True, steps=132, devices=CPU),
-    Option(TRAIN + "include_sharpness_in_error", True, BY_PIXEL, steps=132, devices=CPU),
+    Option(TRAIN + "sample_image_proportional_to_error", True, steps=132),
+    Option(TRAIN + "sample_focal_plane_proportional_to_error", True, steps=132),
+    Option(TRAIN + "include_sharpness_in_error", True, BY_PIXEL, steps=132),
     # Cameras are updated after every 16 steps, poses from step 271 on; a step later, that is in the parameters.
-    *(
-        Option(TRAIN + f"optimize_{what}", True, steps=17, devices=CPU)
-        for what in ("exposure", "distortion", "focal_length")
-    ),
-    Option(TRAIN + "optimize_extrinsics", True, steps=273, devices=CPU),
-    Option(TRAIN + "n_steps_between_cam_updates", 4, FOCAL, steps=5, devices=CPU),
-    Option(TRAIN + "extrinsic_learning_rate", 1e-2, POSES, steps=273, devices=CPU),
+    *(Option(TRAIN + f"optimize_{what}", True, steps=17) for what in ("exposure", "distortion", "focal_length")),
+    Option(TRAIN + "optimize_extrinsics", True, steps=273),
+    Option(TRAIN + "n_steps_between_cam_updates", 4, FOCAL, steps=5),
+    Option(TRAIN + "extrinsic_learning_rate", 1e-2, POSES, steps=273),
     # From the second update on: there is nothing to pull back before.
-    Option(TRAIN + "extrinsic_l2_reg", 1.0, POSES, steps=289, devices=CPU),
-    Option(TRAIN + "intrinsic_l2_reg", 1.0, FOCAL, steps=33, devices=CPU),
-    Option(TRAIN + "exposure_l2_reg", 1.0, EXPOSURE, steps=65, devices=CPU),
+    Option(TRAIN + "extrinsic_l2_reg", 1.0, POSES, steps=289),
+    Option(TRAIN + "intrinsic_l2_reg", 1.0, FOCAL, steps=33),
+    Option(TRAIN + "exposure_l2_reg", 1.0, EXPOSURE, steps=65),
 ]
 
 TURNED = [[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]

@@ -21,8 +21,8 @@ CONFIG["network"]["n_neurons"] = CONFIG["rgb_network"]["n_neurons"] = 16
 TRAIN = """
 import json, sys
 from pyngp import Testbed
-scene, config, out, steps, *resume = sys.argv[1:]
-testbed = Testbed(data=scene, config=json.loads(config), device="cpu")
+device, scene, config, out, steps, *resume = sys.argv[1:]
+testbed = Testbed(data=scene, config=json.loads(config), device=device, deterministic=True)
 if resume:
     testbed.load_snapshot(resume[0])
 testbed.fit(int(steps), batch_size=2048)
@@ -48,8 +48,8 @@ def latent_scene(tiny):
 
 
 @pytest.fixture
-def testbed(latent_scene) -> Testbed:
-    return Testbed(data=latent_scene, config=CONFIG, device="cpu")
+def testbed(latent_scene, device) -> Testbed:
+    return Testbed(data=latent_scene, config=CONFIG, device=device)
 
 
 def unpack(path: Path) -> Any:
@@ -94,8 +94,8 @@ def test_only_views_in_use_learn(testbed):
 
 
 @pytest.mark.parametrize("name", ["optimize_extra_dims", "optimize_per_image_latents"])
-def test_switching_on_allocates_sixteen(name, tiny):
-    testbed = Testbed(data=tiny.train, config=CONFIG, device="cpu")
+def test_switching_on_allocates_sixteen(name, tiny, device):
+    testbed = Testbed(data=tiny.train, config=CONFIG, device=device)
     training = testbed.nerf.training
     assert not training.optimize_extra_dims and training.get_extra_dims(0) == []
     assert testbed.nerf.get_rendering_extra_dims() == []
@@ -187,19 +187,19 @@ def test_appearances_that_cannot_be_used(latent_scene, device, tiny):
     np.testing.assert_array_equal(picture(plain, pose), picture(plain, pose, image=0))
 
 
-def test_bytes_do_not_depend_on_threads(latent_scene, tmp_path, python):
+def test_bytes_do_not_depend_on_threads(latent_scene, tmp_path, python, device):
     files = []
     for threads in ("1", "3"):
         files.append(tmp_path / f"{threads}.ingp")
-        python(TRAIN, latent_scene, json.dumps(CONFIG), files[-1], 40, env={"PYNGP_NUM_THREADS": threads})
+        python(TRAIN, device, latent_scene, json.dumps(CONFIG), files[-1], 40, env={"PYNGP_NUM_THREADS": threads})
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_training_resumes_exactly(latent_scene, tmp_path, python):
+def test_training_resumes_exactly(latent_scene, tmp_path, python, device):
     whole, half, resumed = (tmp_path / f"{name}.ingp" for name in ("whole", "half", "resumed"))
-    python(TRAIN, latent_scene, json.dumps(CONFIG), whole, 40)
-    python(TRAIN, latent_scene, json.dumps(CONFIG), half, 20)
-    python(TRAIN, latent_scene, json.dumps(CONFIG), resumed, 20, half)
+    python(TRAIN, device, latent_scene, json.dumps(CONFIG), whole, 40)
+    python(TRAIN, device, latent_scene, json.dumps(CONFIG), half, 20)
+    python(TRAIN, device, latent_scene, json.dumps(CONFIG), resumed, 20, half)
     assert whole.read_bytes() == resumed.read_bytes()
 
 
@@ -376,30 +376,13 @@ def test_lights_take_the_place_of_latents(tiny):
     assert testbed.n_extra_dims == 3 and training.get_extra_dims(2) == [0.5, 0.5, 1.0]
 
 
-def test_a_gpu_trains_none(cuda, tiny, latent_scene):
-    """One clear error that says where they are trained; what was there stays, and can be looked at."""
-    testbed = Testbed(data=latent_scene, config=CONFIG, device=cuda)
-    plain = Testbed(data=tiny.train, config=CONFIG, device=cuda)
-    for act in (
-        lambda: testbed.fit(1, batch_size=2048),
-        lambda: testbed.fit_latent(tiny.images[0], tiny.poses[0], intrinsics=INTRINSICS),
-        lambda: setattr(plain.nerf.training, "optimize_extra_dims", True),
-    ):
-        with pytest.raises(RuntimeError, match='device="cpu"'):
-            act()
-    assert testbed.training_step == 0 and testbed.n_extra_dims == 5
-    assert np.all(np.isfinite(picture(testbed, tiny.poses[0], image=3)))
-    plain.fit(2, batch_size=2048)
-    assert plain.training_step == 2 and plain.n_extra_dims == 0
-
-
-def test_eval_fits_halves(testbed, tiny, tmp_path, cli):
+def test_eval_fits_halves(testbed, tiny, tmp_path, cli, device):
     testbed.fit(30, batch_size=2048)
     testbed.save_snapshot(tmp_path / "s.ingp")
     figures = []
     for options in ((), ("--fit-latents", "left")):
         report = tmp_path / "report.json"
-        arguments = ("eval", tmp_path / "s.ingp", "--test", tiny.test, "--device", "cpu", "--report", report)
+        arguments = ("eval", tmp_path / "s.ingp", "--test", tiny.test, "--device", device, "--report", report)
         code, _, err = cli(*arguments, *options)
         assert code == 0, err
         figures.append(json.loads(report.read_text())["psnr"])

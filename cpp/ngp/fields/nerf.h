@@ -46,8 +46,8 @@ struct NerfTrainOptions {
     ColorOptions color;
     LossType loss = LossType::Huber;
     TrainMode train_mode = TrainMode::Nerf;
-    ErrorMapOptions error_map;  // CPU only
-    bool random_levels = false; // level_cut.h; CPU only
+    ErrorMapOptions error_map;
+    bool random_levels = false; // level_cut.h
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
     float near_distance = 0.1f;
@@ -141,12 +141,11 @@ class NerfEngine {
     virtual StepResult last_step() = 0; // zeros before the first
 
     // --- what the direction encoding gets of each training view besides the direction
-    // One for each view, of the network's n_extra_dims; trained in place if the options say so. Raises ngp::Error on
-    // devices that have none.
-    virtual void set_view_inputs(ViewInputs inputs);
-    virtual const ViewInputs& view_inputs() const;
+    // One for each view, of the network's n_extra_dims; trained in place if the options say so.
+    virtual void set_view_inputs(ViewInputs inputs) = 0;
+    virtual const ViewInputs& view_inputs() const = 0;
     // Mean loss over rays and channels for the averaged weights, and its gradient with respect to the extra dimensions.
-    virtual float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient);
+    virtual float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient) = 0;
 
     // --- rendering and queries, of the averaged weights. They return when their results are there.
     // A picture finished for display, in host memory: `rgba` gets 4 floats a pixel, `depth` (may be null) one.
@@ -196,9 +195,6 @@ class NerfEngine {
     virtual int64_t peak_device_bytes() const { return 0; }
 };
 
-// What engines that don't train view inputs raise: ngp::Error that says where they are trained.
-[[noreturn]] void fail_with_view_inputs();
-
 std::unique_ptr<NerfEngine> make_cpu_nerf_engine();
 
 // Engine on the CUDA device of that number. `max_bytes`: device memory that it may take, 0: all that is free; training
@@ -232,8 +228,10 @@ class NerfModelBench {
     virtual std::vector<RawSample> raw() = 0; // of forward()
     // What the position encoding gives, n x position.n_out_padded.
     virtual std::vector<float> encoded() = 0;
-    // Of forward_backward(), with respect to the extra dimensions; empty without.
-    virtual std::vector<float> extra_dims_gradient() { return {}; }
+    // Of forward_backward(), if they are wanted: with respect to each sample's NGP position and direction, its components
+    // as if independent. And with respect to the extra dimensions, empty without.
+    virtual std::vector<RayGradient> input_gradients() = 0;
+    virtual std::vector<float> extra_dims_gradient() = 0;
     // Gradient of the raw density with respect to the NGP position.
     virtual std::vector<Vec3> density_gradient() = 0;
 };
@@ -244,7 +242,8 @@ struct NerfBenchInput {
     std::vector<Vec3> positions, directions; // NGP space
     std::vector<RawSample> d_raw;            // upstream gradients
     int n_extra_dims = 0;
-    std::vector<float> extra_dims; // n_extra_dims a sample
+    std::vector<float> extra_dims;           // n_extra_dims a sample
+    bool input_gradients = false;            // forward_backward() leaves those below
 };
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);
 

@@ -16,7 +16,7 @@ struct EncodePoint {
     float* rows; // n_encoded a point
 
     NGP_HD void operator()(int64_t i) const {
-        general::encode(*model.position, model.encoding, model.unit(positions[i]),
+        general::encode(*model.position, model.encoding, {model.unit(positions[i])},
                         general::Column<float>{rows + i * model.n_encoded, 1});
     }
 };
@@ -29,12 +29,14 @@ class CudaNerfBench final : public NerfModelBench {
         const DeviceGuard guard(context_.device());
         NGP_CHECK_EQ(input_.directions.size(), input_.positions.size());
         NGP_CHECK_EQ(input_.d_raw.size(), input_.positions.size());
-        const NerfModelShape shape = nerf_model_shape(input_.config, input_.aabb_scale);
+        const NerfModelShape shape = nerf_model_shape(input_.config, input_.aabb_scale, input_.n_extra_dims);
+        NGP_CHECK_EQ(int64_t(input_.extra_dims.size()), n_ * input_.n_extra_dims);
         const float half_size = 0.5f * float(input_.aabb_scale);
         model_ = std::make_unique<DeviceModel>(context_, shape, input_.config.optimizer,
                                                Aabb{splat3(0.5f - half_size), splat3(0.5f + half_size)},
                                                options.deterministic);
-        model_->reserve_encoding_gradients(n_);
+        model_->reserve_encoding_gradients(n_, inputs());
+        if (input_.input_gradients) rays_ = {context_, n_, "gradients"};
         positions_ = {context_, n_, "samples"};
         directions_ = {context_, n_, "samples"};
         d_raw_ = {context_, n_, "gradients"};
@@ -44,6 +46,8 @@ class CudaNerfBench final : public NerfModelBench {
         if (model_->is_fused()) encodings_ = {context_, n_ * fused_encoded, "encodings"};
         state_ = {context_, 1, "counters"};
         count_ = {context_, 1, "counters"};
+        extra_dims_ = {context_, n_ * input_.n_extra_dims, "samples"};
+        extra_dims_.upload(input_.extra_dims);
         positions_.upload(input_.positions);
         directions_.upload(input_.directions);
         std::vector<RawSample> scaled = input_.d_raw;
@@ -132,6 +136,22 @@ class CudaNerfBench final : public NerfModelBench {
                 out[size_t(i * columns + k)] = __half2float(rows[size_t(i * fused_encoded + k)]);
         return out;
     }
+    std::vector<RayGradient> input_gradients() override {
+        const DeviceGuard guard(context_.device());
+        if (rays_.size() > 0) model_->launch_ray_gradients(view(), source(), FLT_MAX, rays_.data(), nullptr);
+        return rays_.download();
+    }
+    std::vector<float> extra_dims_gradient() override {
+        const DeviceGuard guard(context_.device());
+        std::vector<float> gradient(input_.extra_dims.size());
+        context_.wait();
+        if (!gradient.empty())
+            check(cudaMemcpy(gradient.data(), model_->extra_dims_gradients(), gradient.size() * sizeof(float),
+                             cudaMemcpyDeviceToHost),
+                  "copy from the device");
+        for (float& g : gradient) g *= 1.0f / loss_scale;
+        return gradient;
+    }
     std::vector<Vec3> density_gradient() override {
         const DeviceGuard guard(context_.device());
         launch_points(nullptr, d_position_.data());
@@ -139,7 +159,13 @@ class CudaNerfBench final : public NerfModelBench {
     }
 
   private:
-    ModelView view() const { return model_->trained(Activation::Logistic, Activation::Exponential); }
+    InputGradients inputs() const { return {input_.input_gradients, input_.n_extra_dims > 0}; }
+    ModelView view() const {
+        ModelView v = model_->trained(Activation::Logistic, Activation::Exponential);
+        v.extra_dims = extra_dims_.data();
+        v.extra_dims_stride = input_.n_extra_dims;
+        return v;
+    }
     void launch_points(RawSample* out, Vec3* d_position) {
         PointsJob job{};
         job.model = view();
@@ -161,6 +187,7 @@ class CudaNerfBench final : public NerfModelBench {
         s.d_raw = d_raw_.data();
         s.n = count_.data();
         s.capacity = n_;
+        s.inputs = inputs();
         return s;
     }
     void write_steps() {
@@ -176,7 +203,8 @@ class CudaNerfBench final : public NerfModelBench {
     std::unique_ptr<DeviceModel> model_;
     DeviceArray<Vec3> positions_, directions_, d_position_;
     DeviceArray<RawSample> raw_, d_raw_;
-    DeviceArray<float> encoded_;
+    DeviceArray<RayGradient> rays_;
+    DeviceArray<float> encoded_, extra_dims_;
     DeviceArray<half> encodings_;
     DeviceArray<StepState> state_;
     DeviceArray<uint32_t> count_;

@@ -34,6 +34,7 @@
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/display.h>
 #include <ngp/stages/encoding.h>
+#include <ngp/stages/error_map.h>
 #include <ngp/stages/flat_pictures.h>
 #include <ngp/stages/mlp.h>
 #include <ngp/stages/occupancy.h>
@@ -50,6 +51,7 @@ namespace ngp::cuda {
 template void for_each(cudaStream_t, int64_t, const SampleTrainingRays&);
 template void for_each(cudaStream_t, int64_t, const CompositeAndLoss&);
 template void for_each(cudaStream_t, int64_t, const GradientOfCamera&);
+template void for_each(cudaStream_t, int64_t, const SharpnessOfTile&);
 template void for_each(cudaStream_t, int64_t, const DrawOccupancySample&);
 template void for_each(cudaStream_t, int64_t, const DecayOccupancy&);
 template void for_each(cudaStream_t, int64_t, const OccupancyBits&);

@@ -75,47 +75,61 @@ void DeviceModel::refresh_averaged(uint32_t matrix_steps, uint32_t encoding_step
                                 {averaged_.data(), averaged_.data() + optimizer_->n_matrix_padded()});
 }
 
-ScratchView DeviceModel::render_scratch(const ModelView& view, bool normals) {
-    const int64_t size = functions_->render_scratch(context_, view, normals);
+ScratchView DeviceModel::render_scratch(const NetworkFunctions& functions, const RenderJob& job) {
+    const int64_t size = functions.render_scratch(context_, job.model, job.full());
     if (size > render_scratch_.size()) render_scratch_ = {context_, size, "activations"};
     return {render_scratch_.data(), render_scratch_.size()};
 }
 
-void DeviceModel::reserve_encoding_gradients(int64_t rows) {
-    if (encoding_gradient_rows_ >= rows) return;
+void DeviceModel::reserve_encoding_gradients(int64_t rows, InputGradients wanted) {
+    if (has_encoding_gradients(rows, wanted)) return;
     release_encoding_gradients(); // the new ones may need its memory
     if (is_fused()) {
         d_encodings_ = {context_, rows * fused_encoded, "gradients"};
+        if (wanted.rays) d_harmonics_ = {context_, rows * fused_harmonics, "gradients"};
     } else {
         d_encodings_f32_ = {context_, rows * shape_.position.n_out, "gradients"};
         positions_ = {context_, rows, "samples"};
         directions_ = {context_, rows, "samples"};
         d_raw_ = {context_, rows, "gradients"};
+        views_ = {context_, rows, "samples"};
+        max_levels_ = {context_, rows, "samples"};
+        if (wanted.rays) d_directions_ = {context_, rows, "gradients"};
+        if (wanted.extra_dims) d_extra_dims_ = {context_, rows * shape_.n_extra_dims(), "gradients"};
     }
     encoding_gradient_rows_ = rows; // not before all are there
+    reserved_inputs_ = wanted;
 }
 
 void DeviceModel::release_encoding_gradients() {
     encoding_gradient_rows_ = 0;
-    d_encodings_ = {};
-    d_encodings_f32_ = {};
-    positions_ = {};
-    directions_ = {};
+    reserved_inputs_ = {};
+    for (DeviceArray<half>* a : {&d_encodings_, &d_harmonics_}) *a = {};
+    for (DeviceArray<float>* a : {&d_encodings_f32_, &d_extra_dims_, &max_levels_}) *a = {};
+    for (DeviceArray<Vec3>* a : {&positions_, &directions_, &d_directions_}) *a = {};
     d_raw_ = {};
+    views_ = {};
 }
 
 void DeviceModel::launch_backward(const ModelView& view, const BackwardSource& source) {
     if (is_fused()) {
-        functions_->backward(context_, {view, source.step, source.encodings, source.directions, source.d_raw,
-                                        source.options, source.n, d_encodings_.data(), optimizer_->weight_gradients()});
+        half* const harmonics = source.inputs.rays ? d_harmonics_.data() : nullptr;
+        functions_->backward(context_,
+                             {view, source.step, source.encodings, source.directions, source.d_raw, source.options,
+                              source.n, d_encodings_.data(), harmonics, optimizer_->weight_gradients()});
+        if (source.random_levels) launch_cut_levels(context_, view, source.step, d_encodings_.data());
         return;
     }
     BackwardInput in;
     if (source.step.state) {
-        launch_gather(context_, source.step, source.options, positions_.data(), directions_.data(), d_raw_.data());
+        float* const max_levels = source.random_levels ? max_levels_.data() : nullptr;
+        launch_gather(context_, source.step, source.options,
+                      {positions_.data(), directions_.data(), d_raw_.data(), views_.data(), max_levels});
         in.positions = positions_.data();
         in.directions = directions_.data();
         in.d_raw = d_raw_.data();
+        in.rows = views_.data();
+        in.max_levels = max_levels;
     } else {
         in.positions = source.positions;
         in.directions = source.directions;
@@ -123,9 +137,31 @@ void DeviceModel::launch_backward(const ModelView& view, const BackwardSource& s
     }
     in.n = source.n;
     in.capacity = source.capacity;
+    if (source.inputs.rays) in.d_directions = d_directions_.data();
+    if (source.inputs.extra_dims) in.d_extra_dims = d_extra_dims_.data();
     check(cudaMemsetAsync(optimizer_->weight_gradients(), 0, optimizer_->n_matrix() * sizeof(float), context_.stream()),
           "memset");
     general_backward_->run(context_.stream(), view, in, d_encodings_f32_.data(), optimizer_->weight_gradients());
+}
+
+void DeviceModel::launch_ray_gradients(const ModelView& view, const BackwardSource& source, float finest_scale,
+                                       RayGradient* rays, Vec3* d_color) {
+    RayGradientsJob job{};
+    job.model = view;
+    job.step = source.step;
+    job.positions = source.positions;
+    job.directions = source.directions;
+    job.n = source.n;
+    job.options = source.options;
+    job.d_encodings = d_encodings_.data();
+    job.d_harmonics = d_harmonics_.data();
+    job.d_encodings_f32 = d_encodings_f32_.data();
+    job.d_directions = d_directions_.data();
+    job.d_stride = shape_.position.n_out;
+    job.finest_scale = finest_scale;
+    job.rays = rays;
+    job.d_color = d_color;
+    cuda::launch_ray_gradients(context_, job);
 }
 
 void DeviceModel::launch_scatter_gradients(const BackwardSource& source) {

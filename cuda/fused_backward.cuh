@@ -29,8 +29,11 @@ struct FusedBackwardJob {
     CompositeOptions options; // of the step
     const uint32_t* n;        // rows
     half* d_encodings;        // rows of fused_encoded
+    half* d_harmonics;        // rows of fused_harmonics, for the kernel that has them; null: not wanted
     float* weight_gradients;  // one set of canonical matrices a block
 };
+
+constexpr int fused_harmonics = 16; // of a direction
 
 template <int Width, int RgbHidden, int Tile>
 struct FusedBackward {
@@ -195,6 +198,8 @@ struct FusedBackward {
         MatrixPart<next_width, next_width> rgb_next; // unused with one hidden layer
     };
 
+    // `Harmonics`: the gradients of the encoded directions too.
+    template <bool Harmonics>
     __device__ static void run(const FusedBackwardJob& job, half* s) {
         const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, row0 = warp * 16 * row_tiles;
         Weights::load(job.model.weights, job.model.n_encoded, RgbHidden, s);
@@ -238,9 +243,17 @@ struct FusedBackward {
 #pragma unroll
                     for (int k = 0; k < Width / 16; ++k) d_hidden[m][k] = d[m][k];
             }
-            // Of the rgb network's input only the density outputs have something before them.
+            // Of the rgb network's input only the density outputs have something before them to train.
             Fragment d_density_out[row_tiles][1];
-            layer_backward<row_tiles, Width, 1>(s + Weights::rgb_first, narrow, d_hidden, d_density_out, lane);
+            if constexpr (Harmonics) {
+                Fragment d_in[row_tiles][2];
+                layer_backward<row_tiles, Width, 2>(s + Weights::rgb_first, narrow, d_hidden, d_in, lane);
+#pragma unroll
+                for (int m = 0; m < row_tiles; ++m) d_density_out[m][0] = d_in[m][0];
+                write_harmonics(d_in, job.d_harmonics, first + row0, n, lane);
+            } else {
+                layer_backward<row_tiles, Width, 1>(s + Weights::rgb_first, narrow, d_hidden, d_density_out, lane);
+            }
             add_raw_density(d_density_out, reinterpret_cast<const float*>(s + d_density), row0, lane);
             store(d_density_out, s + d_out, slim, row0, lane); // its readers are two barriers behind
             __syncthreads();
@@ -282,6 +295,19 @@ struct FusedBackward {
                         f[m][k].r[r];
             }
     }
+    // The second sixteen columns.
+    __device__ static void write_harmonics(const Fragment (&f)[row_tiles][2], half* to, int64_t row0, uint32_t n,
+                                           int lane) {
+#pragma unroll
+        for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+            for (int r = 0; r < 4; ++r) {
+                const int64_t row = row0 + 16 * m + (lane >> 2) + 8 * (r & 1);
+                if (row < n)
+                    *reinterpret_cast<uint32_t*>(to + row * fused_harmonics + 2 * (lane & 3) + 8 * (r >> 1)) =
+                        f[m][1].r[r];
+            }
+    }
     __device__ static void write_sums(const FusedBackwardJob& job, const Gradients& sums, int warp, int lane) {
         const int n_encoded = job.model.n_encoded;
         const int n_weights = int(job.model.density.n_params() + job.model.rgb.n_params());
@@ -300,11 +326,11 @@ struct FusedBackward {
     }
 };
 
-template <int Width, int RgbHidden, int Tile>
+template <int Width, int RgbHidden, int Tile, bool Harmonics>
 __global__ void __launch_bounds__(FusedBackward<Width, RgbHidden, Tile>::threads, Width > 64 ? 1 : 2)
     fused_backward_kernel(const __grid_constant__ FusedBackwardJob job) {
     extern __shared__ __align__(128) char shared[];
-    FusedBackward<Width, RgbHidden, Tile>::run(job, reinterpret_cast<half*>(shared));
+    FusedBackward<Width, RgbHidden, Tile>::template run<Harmonics>(job, reinterpret_cast<half*>(shared));
 }
 
 } // namespace ngp::cuda

@@ -11,6 +11,7 @@
 #include "model.cuh"
 #include "tensor_core.cuh"
 
+#include <ngp/formulas/level_cut.h>
 #include <ngp/formulas/sh_basis.h>
 
 namespace ngp::cuda {
@@ -62,46 +63,67 @@ __device__ __forceinline__ void store_harmonics(Vec3 direction, half* row) {
     to[1] = make_uint4(packed[4], packed[5], packed[6], packed[7]);
 }
 
-template <int Width>
+// `Cut`: with max levels. `Lean`: what is staged takes less shared memory, which leaves more of it to the first-level
+// cache; encodings are gone after evaluate(). Template's own instances, so that other kernels are as they would be
+// without.
+template <int Width, bool Cut = false, bool Lean = false>
 class FusedNetwork {
     using Weights = FusedWeights<Width>;
     static constexpr int row_tiles = 2; // 32 samples
     static constexpr int harmonics_stride = 16 + fused_row_padding;
 
-    // What a warp stages for its samples.
-    struct alignas(16) Staging {
-        half encoded[32 * Weights::narrow];
-        half harmonics[32 * harmonics_stride];
-        RawSample out[32];
+    // What a warp stages for its samples: encodings, then harmonics, then outputs. Later ones may take the place of what
+    // has been read.
+    struct alignas(16) Encoded {
+        half rows[32 * Weights::narrow];
     };
+    struct alignas(16) Harmonics {
+        half rows[32 * harmonics_stride];
+    };
+    static constexpr int64_t later_at = Lean ? 0 : sizeof(Encoded);
+    static constexpr int64_t staging_bytes = Lean ? sizeof(Encoded) : sizeof(Encoded) + sizeof(Harmonics);
+    static_assert(sizeof(Harmonics) <= sizeof(Encoded) && 32 * sizeof(RawSample) <= sizeof(Harmonics));
 
   public:
     static constexpr int threads = 256;
+    using CutLevels = FusedNetwork<Width, true>;
+    using OfPictures = FusedNetwork<Width, false, true>; // for kernels that call evaluate() only
 
     static int64_t shared_bytes(const ModelView& m) {
-        return weight_bytes(m.rgb.n_layers - 1) + int64_t(threads / 32) * int64_t(sizeof(Staging));
+        return weight_bytes(m.rgb.n_layers - 1) + int64_t(threads / 32) * staging_bytes;
     }
     static int64_t scratch_bytes(const ModelView&) { return 0; }
 
     __device__ FusedNetwork(const ModelView& model, char* shared, char*) : model_(model), lane_(threadIdx.x & 31) {
         weights_ = reinterpret_cast<half*>(shared);
-        staging_ = reinterpret_cast<Staging*>(shared + weight_bytes(rgb_hidden())) + threadIdx.x / 32;
+        staging_ = shared + weight_bytes(rgb_hidden()) + threadIdx.x / 32 * staging_bytes;
         Weights::load(model.weights, model.n_encoded, rgb_hidden(), weights_);
         __syncthreads();
+    }
+
+    __device__ void set_max_level(float max_level)
+        requires Cut
+    {
+        max_level_ = max_level;
     }
 
     __device__ RawSample evaluate(Vec3 x, Vec3 direction) {
         __syncwarp();
         encode(x);
-        store_harmonics(direction, staging_->harmonics + lane_ * harmonics_stride);
+        if constexpr (!Lean) store_harmonics(direction, harmonics() + lane_ * harmonics_stride);
         __syncwarp();
         Fragment hidden[row_tiles][Width / 16], rgb_in[row_tiles][2];
         density_hidden(hidden);
+        if constexpr (Lean) {
+            __syncwarp();
+            store_harmonics(direction, harmonics() + lane_ * harmonics_stride);
+            __syncwarp();
+        }
         float raw[row_tiles][2];
         density_out(hidden, raw, rgb_in);
 #pragma unroll
         for (int m = 0; m < row_tiles; ++m)
-            rgb_in[m][1] = load_left(staging_->harmonics, harmonics_stride, 16 * m, 0, lane_);
+            rgb_in[m][1] = load_left(harmonics(), harmonics_stride, 16 * m, 0, lane_);
         layer_forward<row_tiles, 32, Width>(weights_ + Weights::rgb_first, Weights::narrow, rgb_in, hidden, true,
                                             lane_);
         if (rgb_hidden() > 1) {
@@ -114,28 +136,23 @@ class FusedNetwork {
                 for (int k = 0; k < Width / 16; ++k) hidden[m][k] = next[m][k];
         }
         float sum[row_tiles][4] = {}; // only the first eight outputs: three are used
-        const half* out_weights = weights_ + Weights::rgb_out(rgb_hidden());
-#pragma unroll
-        for (int k = 0; k < Width / 16; ++k) {
-            const Fragment w = load_right_by_columns(out_weights, Weights::wide, 16 * k, 0, lane_);
-#pragma unroll
-            for (int m = 0; m < row_tiles; ++m) multiply_add(sum[m], hidden[m][k], w.r[0], w.r[1]);
-        }
-        const int g = lane_ >> 2, t = lane_ & 3;
+        rgb_out(hidden, sum);
+        float blue[row_tiles][2]; // of the next lane, which is where it is
 #pragma unroll
         for (int m = 0; m < row_tiles; ++m)
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                RawSample& out = staging_->out[16 * m + 8 * h + g];
-                if (t == 0) {
-                    out.rgb[0] = sum[m][2 * h];
-                    out.rgb[1] = sum[m][2 * h + 1];
-                    out.density = raw[m][h];
-                }
-                if (t == 1) out.rgb[2] = sum[m][2 * h];
-            }
+            for (int h = 0; h < 2; ++h) blue[m][h] = __shfl_down_sync(0xffffffffu, sum[m][2 * h], 1);
+        __syncwarp(); // the harmonics have been read
+        if ((lane_ & 3) == 0)
+#pragma unroll
+            for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+                for (int h = 0; h < 2; ++h)
+                    reinterpret_cast<float4*>(out())[16 * m + 8 * h + (lane_ >> 2)] =
+                        make_float4(sum[m][2 * h], sum[m][2 * h + 1], blue[m][h], raw[m][h]);
         __syncwarp();
-        return staging_->out[lane_];
+        const float4 sample = reinterpret_cast<const float4*>(out())[lane_];
+        return {{sample.x, sample.y, sample.z}, sample.w};
     }
 
     __device__ float density(Vec3 x) {
@@ -151,9 +168,9 @@ class FusedNetwork {
 #pragma unroll
             for (int m = 0; m < row_tiles; ++m)
 #pragma unroll
-                for (int h = 0; h < 2; ++h) staging_->out[16 * m + 8 * h + (lane_ >> 2)].density = raw[m][h];
+                for (int h = 0; h < 2; ++h) out()[16 * m + 8 * h + (lane_ >> 2)].density = raw[m][h];
         __syncwarp();
-        return staging_->out[lane_].density;
+        return out()[lane_].density;
     }
 
     // Follows evaluate() or density() of the same x, whose encodings are still staged.
@@ -177,34 +194,43 @@ class FusedNetwork {
         for (int m = 0; m < row_tiles; ++m)
 #pragma unroll
             for (int n = 0; n < 2; ++n)
-                store_fragment(d_encoded[m][n], staging_->encoded, Weights::narrow, 16 * m, 16 * n, lane_);
+                store_fragment(d_encoded[m][n], encoded(), Weights::narrow, 16 * m, 16 * n, lane_);
         __syncwarp();
-        const half* d = staging_->encoded + lane_ * Weights::narrow;
+        const half* d = encoded() + lane_ * Weights::narrow;
         if (model_.grid.n_features == 4) return position_gradient<4>(x, d, finest_scale);
         return position_gradient<2>(x, d, finest_scale);
     }
 
     // The lane's encoding in the last evaluate() or density(), fused_encoded halves.
     __device__ void store_encoding(half* row) const {
-        const auto* from = reinterpret_cast<const uint4*>(staging_->encoded + lane_ * Weights::narrow);
+        const auto* from = reinterpret_cast<const uint4*>(encoded() + lane_ * Weights::narrow);
 #pragma unroll
         for (int i = 0; i < fused_encoded / 8; ++i) reinterpret_cast<uint4*>(row)[i] = from[i];
     }
 
   private:
+    __device__ half* encoded() const { return reinterpret_cast<Encoded*>(staging_)->rows; }
+    __device__ half* harmonics() const { return reinterpret_cast<Harmonics*>(staging_ + later_at)->rows; }
+    __device__ RawSample* out() const { return reinterpret_cast<RawSample*>(staging_ + later_at); }
+
     __host__ __device__ static int64_t weight_bytes(int rgb_hidden) {
         return (int64_t(Weights::size(rgb_hidden)) * 2 + 127) / 128 * 128;
     }
     __device__ int rgb_hidden() const { return model_.rgb.n_layers - 1; }
 
     __device__ void encode(Vec3 x) {
-        half* row = staging_->encoded + lane_ * Weights::narrow;
+        half* row = encoded() + lane_ * Weights::narrow;
         if (model_.grid.n_features == 2)
             encode_levels<2>(x, row);
         else if (model_.grid.interpolation != Interpolation::Linear)
             encode_levels<4>(x, row);
         else
             encode_linear_levels(x, row);
+    }
+    __device__ static uint2 combine_linear(const LevelEntries<4>& got) {
+        __half2 value[2];
+        combine<4>(Interpolation::Linear, got, value);
+        return make_uint2(as_bits(value[0]), as_bits(value[1]));
     }
     template <int F>
     __device__ void combine_level(Interpolation mode, int l, const LevelEntries<F>& got, half* row) const {
@@ -219,7 +245,8 @@ class FusedNetwork {
     // unrolled: a kernel whose loop does not fit the instruction cache waits for instructions (render_kernel.cuh).
     template <int F>
     __device__ void encode_levels(Vec3 x, half* row) const {
-        const int n = model_.grid.n_levels;
+        int n = model_.grid.n_levels;
+        if constexpr (Cut) n = levels_below(max_level_, n); // the others' columns are zero, as padding is
         LevelEntries<F> here, next;
         gather<F>(model_.grid, 0, model_.encoding, x, next);
 #pragma unroll 1
@@ -238,10 +265,14 @@ class FusedNetwork {
 #pragma unroll 1
         for (int l = 0;; l += 2) {
             if (l + 1 < n) gather<4>(model_.grid, l + 1, model_.encoding, x, odd);
-            combine_level<4>(Interpolation::Linear, l, even, row);
-            if (l + 1 >= n) break;
+            const uint2 low = combine_linear(even);
+            if (l + 1 >= n) {
+                *reinterpret_cast<uint2*>(row + 4 * l) = low;
+                break;
+            }
             if (l + 2 < n) gather<4>(model_.grid, l + 2, model_.encoding, x, even);
-            combine_level<4>(Interpolation::Linear, l + 1, odd, row);
+            const uint2 high = combine_linear(odd);
+            *reinterpret_cast<uint4*>(row + 4 * l) = make_uint4(low.x, low.y, high.x, high.y);
             if (l + 2 >= n) break;
         }
         pad(n * 4, row);
@@ -267,7 +298,7 @@ class FusedNetwork {
 #pragma unroll
         for (int m = 0; m < row_tiles; ++m)
 #pragma unroll
-            for (int k = 0; k < 2; ++k) in[m][k] = load_left(staging_->encoded, Weights::narrow, 16 * m, 16 * k, lane_);
+            for (int k = 0; k < 2; ++k) in[m][k] = load_left(encoded(), Weights::narrow, 16 * m, 16 * k, lane_);
         layer_forward<row_tiles, 32, Width>(weights_ + Weights::density_hidden, Weights::narrow, in, hidden, true,
                                             lane_);
     }
@@ -292,10 +323,31 @@ class FusedNetwork {
         }
     }
 
+    // Sums of the first eight outputs.
+    __device__ void rgb_out(const Fragment (&hidden)[row_tiles][Width / 16], float (&sum)[row_tiles][4]) const {
+        const half* weights = weights_ + Weights::rgb_out(rgb_hidden());
+        if constexpr (Width == 16) {
+            const Fragment w = load_right_by_columns(weights, Weights::wide, 0, 0, lane_);
+#pragma unroll
+            for (int m = 0; m < row_tiles; ++m) multiply_add(sum[m], hidden[m][0], w.r[0], w.r[1]);
+        } else {
+#pragma unroll
+            for (int k = 0; k < Width / 16; k += 2) {
+                const Fragment w = load_narrow_right_by_columns(weights, Weights::wide, 16 * k, 0, lane_);
+#pragma unroll
+                for (int m = 0; m < row_tiles; ++m) {
+                    multiply_add(sum[m], hidden[m][k], w.r[0], w.r[1]);
+                    multiply_add(sum[m], hidden[m][k + 1], w.r[2], w.r[3]);
+                }
+            }
+        }
+    }
+
     const ModelView& model_;
     half* weights_;
-    Staging* staging_;
+    char* staging_; // of the warp
     int lane_;
+    [[maybe_unused]] float max_level_ = 1.0f; // of Cut
 };
 
 } // namespace ngp::cuda

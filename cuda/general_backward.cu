@@ -68,7 +68,8 @@ struct BackwardSample {
     // Leaves the inputs of all layers in x and returns the rgb network's weights.
     NGP_HD const half* forward(int64_t i, Column<float> x) const {
         const half* w = model.weights;
-        general::encode(*model.position, model.encoding, model.unit(input.positions[begin + i]), x);
+        general::encode(*model.position, model.encoding, {model.unit(input.positions[begin + i])}, x);
+        if (input.max_levels) general::cut_levels(*model.position, input.max_levels[begin + i], x);
         for (int k = 0; k < rows.density.n_layers; ++k) {
             const bool last = k == rows.density.n_layers - 1;
             layer_forward(rows.density, k, w, x.from(rows.density_input(k)),
@@ -78,8 +79,7 @@ struct BackwardSample {
         const half* rgb_weights = w;
         const int n_density = rows.density.n_out;
         const Column<float> rgb_in = x.from(rows.rgb_input(0));
-        general::encode(*model.direction, nullptr, general::direction_input(input.directions[begin + i]),
-                        rgb_in.from(n_density));
+        general::encode_direction(model, input.directions[begin + i], input.row(begin + i), rgb_in.from(n_density));
         for (int k = n_density + model.direction->n_out_padded; k < rows.rgb.n_in; ++k) rgb_in[k] = 0.0f;
         for (int k = 0; k < rows.rgb.n_layers - 1; ++k) { // nobody needs the last one's outputs
             layer_forward(rows.rgb, k, w, x.from(rows.rgb_input(k)), x.from(rows.rgb_input(k + 1)), true);
@@ -103,14 +103,23 @@ struct BackwardSample {
         // The head of the rgb network's inputs are the density network's outputs, the first of which is the raw
         // density.
         const Column<float> d_density = d.from(rows.density_output(density.n_layers - 1));
-        general::multiply_transposed(w, rgb.n_in, rgb.n_layers == 1 ? rgb_outputs : rgb.out(0),
-                                     d.from(rows.rgb_output(0)), density.n_out,
-                                     [&]<int N>(int first, const float(&v)[N], int n) {
-                                         NGP_UNROLL
-                                         for (int j = 0; j < N; ++j)
-                                             if (j < n)
-                                                 d_density[first + j] = v[j] + (first + j == 0 ? d_raw.density : 0.0f);
-                                     });
+        const Column<float> d_encoded = d.from(rows.n_outputs()); // of the direction
+        const bool of_directions = input.d_directions || input.d_extra_dims;
+        general::multiply_transposed(
+            w, rgb.n_in, rgb.n_layers == 1 ? rgb_outputs : rgb.out(0), d.from(rows.rgb_output(0)),
+            density.n_out + (of_directions ? model.direction->n_out_padded : 0),
+            [&]<int N>(int first, const float(&v)[N], int n) {
+                NGP_UNROLL
+                for (int j = 0; j < N; ++j) {
+                    if (j >= n) continue;
+                    const int k = first + j;
+                    if (k < density.n_out)
+                        d_density[k] = v[j] + (k == 0 ? d_raw.density : 0.0f);
+                    else
+                        d_encoded[k - density.n_out] = v[j];
+                }
+            });
+        if (of_directions) direction_backward(begin + i, d_encoded);
         w = rgb_weights - density.layer_params(density.n_layers - 1);
         for (int k = density.n_layers - 1; k > 0; --k) {
             layer_backward(density, k, w, density.out(k), d.from(rows.density_output(k)), x.from(rows.density_input(k)),
@@ -131,6 +140,16 @@ struct BackwardSample {
                                                  if (!vectors && m < n) out[first + m] = v[m];
                                          }
                                      });
+        if (input.max_levels)
+            general::cut_levels(*model.position, input.max_levels[begin + i], Column<float>{out, 1});
+    }
+
+    NGP_HD void direction_backward(int64_t sample, Column<float> d_encoded) const {
+        float* const extra =
+            input.d_extra_dims ? input.d_extra_dims + sample * (model.direction->n_in - 3) : nullptr;
+        const Vec3 g =
+            general::direction_gradient(model, input.directions[sample], input.row(sample), d_encoded, extra);
+        if (input.d_directions) input.d_directions[sample] = g;
     }
 
     NGP_HD static void layer_forward(const MlpShape& mlp, int k, const half* w, Column<float> in, Column<float> out,
@@ -280,12 +299,14 @@ GeneralBackward::GeneralBackward(Context& context, const NerfModelShape& shape)
     }
     n_tiles_ = int(tiles.size());
 
-    const int64_t sample_bytes = int64_t(rows.n_inputs() + rows.n_outputs()) * int64_t(sizeof(float));
+    // Beside the layers' gradients one of the encoded direction.
+    const int n_gradients = rows.n_outputs() + shape.direction.n_out_padded;
+    const int64_t sample_bytes = int64_t(rows.n_inputs() + n_gradients) * int64_t(sizeof(float));
     for (chunk_ = max_chunk; chunk_ > min_chunk && chunk_ * sample_bytes > chunk_bytes;) chunk_ /= 2;
     while (n_slices_ < max_slices && 2 * n_slices_ * n_tiles_ <= weight_blocks) n_slices_ *= 2;
 
     inputs_ = {context, rows.n_inputs() * chunk_, "activations of the backward pass"};
-    d_outputs_ = {context, rows.n_outputs() * chunk_, "gradients of the backward pass"};
+    d_outputs_ = {context, n_gradients * chunk_, "gradients of the backward pass"};
     // Whole vectors are read where the last chunk ends, and what is beyond the end is masked: it must only be there.
     inputs_.zero();
     d_outputs_.zero();

@@ -8,6 +8,7 @@
 #include "grid_level.cuh"
 #include "model.cuh"
 
+#include <ngp/formulas/level_cut.h>
 #include <ngp/formulas/sh_basis.h>
 
 namespace ngp::cuda {
@@ -73,9 +74,23 @@ NGP_HD void encode_grid(const EncodingPart& part, const half* table, Vec3 x, Out
     }
 }
 
-// The encoding of an input in the unit cube, with its padding: n_out_padded values. `params` are the encoding's own.
+// Inputs of an encoding: the first three, a position or a direction, and those after them.
+struct EncodingInput {
+    Vec3 x;
+    const float* more = nullptr;
+
+    NGP_HD float operator[](int d) const { return d < 3 ? x[d] : more[d - 3]; }
+};
+
+// What spherical harmonics take of three inputs.
+NGP_HD Vec3 harmonics_input(const EncodingInput& in, int begin) {
+    return {2 * in[begin] - 1, 2 * in[begin + 1] - 1, 2 * in[begin + 2] - 1};
+}
+
+// The encoding of an input in the unit cube, with its padding: n_out_padded values. `params` are the encoding's own;
+// grids read the first three inputs.
 template <typename Out>
-NGP_HD void encode(const EncodingShape& shape, const half* params, Vec3 x, Out out) {
+NGP_HD void encode(const EncodingShape& shape, const half* params, const EncodingInput& in, Out out) {
     const int n_padding = shape.n_out_padded - shape.n_out;
     for (int i = 0; i < n_padding; ++i) out[shape.padding_begin + i] = shape.padding_value;
     for (int i = 0; i < shape.n_parts; ++i) {
@@ -83,16 +98,25 @@ NGP_HD void encode(const EncodingShape& shape, const half* params, Vec3 x, Out o
         const Out to = out.from(part.out_begin);
         switch (part.kind) {
         case EncodingKind::Grid:
-            for_features(part.n_features, [&]<int F>() { encode_grid<F>(part, params + part.param_begin, x, to); });
+            for_features(part.n_features, [&]<int F>() { encode_grid<F>(part, params + part.param_begin, in.x, to); });
             break;
-        case EncodingKind::SphericalHarmonics:
-            sh_basis(part.degree, {2 * x.x - 1, 2 * x.y - 1, 2 * x.z - 1}, to);
-            break;
+        case EncodingKind::SphericalHarmonics: sh_basis(part.degree, harmonics_input(in, part.in_begin), to); break;
         default:
             for (int d = 0; d < part.n_in; ++d)
                 for (int j = 0; j < part.outputs_per_dim; ++j)
-                    to[d * part.outputs_per_dim + j] = coordinate_output(part, x[part.in_begin + d], j);
+                    to[d * part.outputs_per_dim + j] = coordinate_output(part, in[part.in_begin + d], j);
         }
+    }
+}
+
+// Zeroes the outputs of levels that a sample with this max level does not see (level_cut.h), or their gradients.
+template <typename Out>
+NGP_HD void cut_levels(const EncodingShape& shape, float max_level, Out out) {
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        if (part.kind != EncodingKind::Grid) continue;
+        const int seen = levels_below(max_level, part.n_levels);
+        for (int k = seen * part.n_features; k < part.n_levels * part.n_features; ++k) out[part.out_begin + k] = 0.0f;
     }
 }
 
@@ -161,6 +185,42 @@ NGP_HD Vec3 position_gradient(const EncodingShape& shape, const half* params, Ve
 
 // What the network sees of a unit direction (D.3).
 NGP_HD Vec3 direction_input(Vec3 d) { return {0.5f * (d.x + 1), 0.5f * (d.y + 1), 0.5f * (d.z + 1)}; }
+
+// The direction encoding of a unit direction and a row of extra dimensions, with its padding: n_out_padded values.
+template <typename Out>
+NGP_HD void encode_direction(const ModelView& model, Vec3 direction, int64_t row, Out out) {
+    encode(*model.direction, nullptr, {direction_input(direction), model.extra_dims_of(row)}, out);
+}
+
+// Gradient of dot(d_out, direction encoding) with respect to the unit direction, its components as if independent, and,
+// where it is not null, to the extra dimensions.
+template <typename In>
+NGP_HD Vec3 direction_gradient(const ModelView& model, Vec3 direction, int64_t row, In d_out, float* d_extra) {
+    const EncodingShape& shape = *model.direction;
+    const EncodingInput in{direction_input(direction), model.extra_dims_of(row)};
+    for (int k = 3; d_extra && k < shape.n_in; ++k) d_extra[k - 3] = 0.0f;
+    Vec3 sum;
+    auto add = [&](int d, float v) {
+        sum += {d == 0 ? v : 0.0f, d == 1 ? v : 0.0f, d == 2 ? v : 0.0f};
+        if (d_extra && d >= 3) d_extra[d - 3] += v;
+    };
+    for (int i = 0; i < shape.n_parts; ++i) {
+        const EncodingPart& part = shape.parts[i];
+        const In d = d_out.from(part.out_begin);
+        if (part.kind == EncodingKind::SphericalHarmonics) {
+            const Vec3 slope = sh_basis_gradient(part.degree, harmonics_input(in, part.in_begin), d);
+            for (int k = 0; k < 3; ++k) add(part.in_begin + k, 2.0f * slope[k]);
+            continue;
+        }
+        for (int k = 0; k < part.n_in; ++k) {
+            float slope = 0.0f;
+            for (int j = 0; j < part.outputs_per_dim; ++j)
+                slope += coordinate_slope(part, in[part.in_begin + k], j) * d[k * part.outputs_per_dim + j];
+            add(part.in_begin + k, slope);
+        }
+    }
+    return sum * 0.5f;
+}
 
 // --- layers
 
@@ -251,6 +311,7 @@ class GeneralNetwork {
 
   public:
     static constexpr int threads = 128;
+    using CutLevels = GeneralNetwork;
 
     static int64_t shared_bytes(const ModelView&) { return 0; }
     static int64_t scratch_bytes(const ModelView& m) {
@@ -267,12 +328,42 @@ class GeneralNetwork {
     NGP_HD GeneralNetwork(const ModelView& model, float* first, int64_t stride)
         : model_(model), scratch_{first, stride}, widest_(widest(model)) {}
 
-    NGP_HD RawSample evaluate(Vec3 x, Vec3 direction) const {
+    __device__ void set_max_level(float max_level) { max_level_ = max_level; }
+
+    NGP_HD RawSample evaluate(Vec3 x, Vec3 direction) const { return evaluate(x, direction, 0); }
+    NGP_HD RawSample evaluate(Vec3 x, Vec3 direction, int64_t row) const {
+        return forward(x, direction, row, [](int, Column<float>) {});
+    }
+    // Likewise, and an activation, if one is wanted.
+    NGP_HD RawSample evaluate_and_see(Vec3 x, Vec3 direction, int64_t row, VisualizedActivation wanted,
+                                      float& activation) const {
+        const MlpShape& rgb = model_.rgb;
+        const half* last_weights =
+            model_.weights + (model_.density.n_params() + rgb.n_params()) - rgb.layer_params(rgb.n_layers - 1);
+        const int last = model_.density.n_layers + rgb.n_layers - 1; // its inputs are the last that forward() shows
+        return forward(x, direction, row, [&](int layer, Column<float> inputs) {
+            if (!wanted.wanted()) return;
+            if (layer == wanted.layer) activation = inputs[wanted.dimension];
+            if (layer == last && wanted.layer > last)
+                general::multiply(last_weights, rgb.in(rgb.n_layers - 1), rgb.n_out, inputs,
+                                  [&]<int N>(int first, const float(&v)[N], int n) {
+                                      NGP_UNROLL
+                                      for (int k = 0; k < N; ++k)
+                                          if (k < n && first + k == wanted.dimension) activation = v[k];
+                                  });
+        });
+    }
+
+  private:
+    // see(layer, inputs) is called with the inputs of each layer: the density network's, then the rgb network's.
+    template <typename See>
+    NGP_HD RawSample forward(Vec3 x, Vec3 direction, int64_t row, const See& see) const {
         const ModelView& m = model_;
         const int n_density = m.density.n_out;
         const half* w = m.weights;
-        general::encode(*m.position, m.encoding, x, buffer(0));
-        int at = hidden_layers<false>(m.density, w, 0);
+        general::encode(*m.position, m.encoding, {x}, buffer(0));
+        if (max_level_ < 1.0f) general::cut_levels(*m.position, max_level_, buffer(0));
+        int at = hidden_layers<false>(m.density, w, 0, see);
         const Column<float> rgb_in = buffer(at ^ 1);
         last_layer(m.density, w, n_density, at, [&]<int N>(int first, const float(&v)[N], int n) {
             NGP_UNROLL
@@ -281,9 +372,10 @@ class GeneralNetwork {
         });
         RawSample raw{};
         raw.density = rgb_in[0];
-        general::encode(*m.direction, nullptr, general::direction_input(direction), rgb_in.from(n_density));
+        general::encode_direction(m, direction, row, rgb_in.from(n_density));
         for (int k = n_density + m.direction->n_out_padded; k < m.rgb.n_in; ++k) rgb_in[k] = 0.0f;
-        at = hidden_layers<false>(m.rgb, w, at ^ 1);
+        at = hidden_layers<false>(m.rgb, w, at ^ 1,
+                                  [&](int layer, Column<float> inputs) { see(m.density.n_layers + layer, inputs); });
         last_layer(m.rgb, w, 3, at, [&]<int N>(int, const float(&v)[N], int) {
             NGP_UNROLL
             for (int c = 0; c < 3; ++c) raw.rgb[c] = v[c];
@@ -291,9 +383,10 @@ class GeneralNetwork {
         return raw;
     }
 
+  public:
     NGP_HD float density(Vec3 x) const {
         const half* w = model_.weights;
-        general::encode(*model_.position, model_.encoding, x, buffer(0));
+        general::encode(*model_.position, model_.encoding, {x}, buffer(0));
         const int at = hidden_layers<false>(model_.density, w, 0);
         float raw = 0.0f;
         last_layer(model_.density, w, 1, at, [&]<int N>(int, const float(&v)[N], int) { raw = v[0]; });
@@ -303,7 +396,7 @@ class GeneralNetwork {
     NGP_HD Vec3 density_gradient(Vec3 x, float finest_scale) const {
         const MlpShape& mlp = model_.density;
         const half* w = model_.weights;
-        general::encode(*model_.position, model_.encoding, x, buffer(0));
+        general::encode(*model_.position, model_.encoding, {x}, buffer(0));
         hidden_layers<true>(mlp, w, 0);
         // Output 0, whose gradient is 1: that of the last layer's inputs is its first row.
         int layer = mlp.n_layers - 1, at = 0;
@@ -353,10 +446,15 @@ class GeneralNetwork {
     }
     NGP_HD bool kept(const MlpShape& mlp, int layer, int i) const { return signs(mlp, layer, i) & 1u; }
 
-    // All layers but the last, from the inputs in buffer `at` to the returned one. Moves `w` to the last layer's.
-    template <bool KeepSigns>
-    NGP_HD int hidden_layers(const MlpShape& mlp, const half*& w, int at) const {
+    // All layers but the last, from the inputs in buffer `at` to the returned one. Moves `w` to the last layer's. All
+    // layers' inputs are shown to `see`.
+    struct Nobody {
+        NGP_HD void operator()(int, Column<float>) const {}
+    };
+    template <bool KeepSigns, typename See = Nobody>
+    NGP_HD int hidden_layers(const MlpShape& mlp, const half*& w, int at, const See& see = {}) const {
         for (int layer = 0; layer < mlp.n_layers - 1; ++layer, at ^= 1) {
+            see(layer, buffer(at));
             const Column<float> out = buffer(at ^ 1);
             const Column<uint32_t> words = sign_words_of(mlp, layer);
             general::multiply(w, mlp.in(layer), mlp.out(layer), buffer(at),
@@ -374,6 +472,7 @@ class GeneralNetwork {
                               });
             w += mlp.layer_params(layer);
         }
+        see(mlp.n_layers - 1, buffer(at));
         return at;
     }
     // The first n outputs. Moves `w` past the layer.
@@ -387,6 +486,7 @@ class GeneralNetwork {
     const ModelView& model_;
     Column<float> scratch_;
     int widest_;
+    float max_level_ = 1.0f;
 };
 
 } // namespace ngp::cuda

@@ -20,6 +20,7 @@ class DeviceImages {
     void set_cameras(const CameraCorrections& corrections);
     int n_views() const { return int(views_.size()); }
     bool on_device() const { return on_device_; }
+    const std::vector<TrainingView>& given() const { return given_; } // as on the device, with cameras uncorrected
     int64_t host_bytes() const { return pinned_.size(); }
 
   private:

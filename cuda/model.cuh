@@ -16,6 +16,13 @@
 //                                                           // that of the whole grid
 //   __device__ RawSample evaluate(Vec3 x, Vec3 direction);  // by all lanes of a warp, each with a sample of its own;
 //                                                           // x: position in the unit cube, clamped to it
+//   __device__ RawSample evaluate(Vec3 x, Vec3 direction, int64_t row); // likewise, with a row of the model's extra
+//                                                           // dimensions; above: row 0 (GeneralNetwork only)
+//   __device__ RawSample evaluate_and_see(Vec3 x, Vec3 direction, int64_t row, VisualizedActivation wanted,
+//                                         float& activation); // ... and an activation (GeneralNetwork only)
+//   using CutLevels = ...;                   // policy that can cut levels: itself, or one of its own for that
+//   __device__ void set_max_level(float v);  // of CutLevels: share of the grid levels that the lane's samples see from now
+//                                            // on (formulas/level_cut.h)
 //   __device__ float density(Vec3 x);                       // raw density alone
 //   __device__ Vec3 density_gradient(Vec3 x, float finest_scale); // of the raw density with respect to x, where levels
 //                                                           // with scale > finest_scale count as constant
@@ -28,6 +35,7 @@
 #include <ngp/stages/compositing.h>
 #include <ngp/stages/encoding.h>
 #include <ngp/stages/mlp.h>
+#include <ngp/stages/render_mode.h>
 
 namespace ngp::cuda {
 
@@ -59,7 +67,13 @@ struct ModelView {
     Vec3 box_min{0, 0, 0}, inverse_size{1, 1, 1};
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
+    // Inputs of the direction encoding after the direction (ViewInputs), n_extra_dims() of them, on the device: row r
+    // begins at r * extra_dims_stride. In training row v is that of view v; stride 0: all samples have the same. Null:
+    // there are none. GeneralNetwork only.
+    const float* extra_dims = nullptr;
+    int extra_dims_stride = 0;
 
+    NGP_HD const float* extra_dims_of(int64_t row) const { return extra_dims + row * extra_dims_stride; }
     // Into the unit cube; NaN becomes 0, since cells are computed from the result without further checks.
     NGP_HD Vec3 unit(Vec3 p) const {
         const Vec3 x = (p - box_min) * inverse_size;
@@ -67,6 +81,15 @@ struct ModelView {
         return {clamped(x.x), clamped(x.y), clamped(x.z)};
     }
 };
+
+// Net::evaluate() with a row of extra dimensions, where the policy knows any.
+template <typename Net>
+__device__ RawSample evaluate_with(Net& net, Vec3 x, Vec3 direction, [[maybe_unused]] int64_t row) {
+    if constexpr (requires { net.evaluate(x, direction, row); })
+        return net.evaluate(x, direction, row);
+    else
+        return net.evaluate(x, direction);
+}
 
 // Global memory that a policy's threads share out (GeneralNetwork's activations).
 struct ScratchView {

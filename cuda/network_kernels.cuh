@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(Net::threads) points_kernel(const __grid_const
         const Vec3 x = job.model.unit(job.positions[valid ? i : job.n - 1]);
         RawSample raw{};
         if (job.directions)
-            raw = net.evaluate(x, job.directions[valid ? i : job.n - 1]);
+            raw = evaluate_with(net, x, job.directions[valid ? i : job.n - 1], valid ? i : job.n - 1);
         else
             raw.density = net.density(x);
         if (valid && job.out) job.out[i] = raw;
@@ -86,7 +86,9 @@ void launch_network_kernel(Context& context, void (*kernel)(Job), const Job& job
 }
 template <typename Net>
 void launch_trace_rays(Context& context, const TraceRaysJob& job) {
-    launch_network_kernel<Net>(context, trace_rays_kernel<Net>, job);
+    using Cut = typename Net::CutLevels;
+    launch_network_kernel<Net>(context, job.random_levels ? trace_rays_kernel<Cut, true> : trace_rays_kernel<Net, false>,
+                               job);
 }
 template <typename Net>
 void launch_points(Context& context, const PointsJob& job) {
@@ -101,8 +103,10 @@ int64_t network_scratch_bytes(const Context& context, const ModelView& model) {
     const int64_t a_thread = Net::scratch_bytes(model);
     if (a_thread == 0) return 0;
     // The most that any of the kernels can use.
+    using Cut = typename Net::CutLevels;
     const unsigned grid =
-        std::max({grid_of<Net>(context, reinterpret_cast<const void*>(trace_rays_kernel<Net>), model, 0),
+        std::max({grid_of<Net>(context, reinterpret_cast<const void*>(trace_rays_kernel<Net, false>), model, 0),
+                  grid_of<Net>(context, reinterpret_cast<const void*>(trace_rays_kernel<Cut, true>), model, 0),
                   grid_of<Net>(context, reinterpret_cast<const void*>(points_kernel<Net>), model, 0),
                   grid_of<Net>(context, reinterpret_cast<const void*>(occupancy_kernel<Net>), model, 0)});
     return int64_t(grid) * Net::threads * a_thread;
@@ -136,7 +140,7 @@ int fused_backward_blocks(const Context& context) {
     int blocks = 0;
     const bool fits = with_backward_tile<Width, RgbHidden>(context, [&]<int Tile>() {
         using B = FusedBackward<Width, RgbHidden, Tile>;
-        const auto kernel = fused_backward_kernel<Width, RgbHidden, Tile>;
+        const auto kernel = fused_backward_kernel<Width, RgbHidden, Tile, false>;
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, context.device_shared_bytes()),
               "shared memory of ", B::shared_bytes, " bytes for the backward pass of ", Width, " neurons");
         check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, B::threads, size_t(B::shared_bytes)),
@@ -149,8 +153,13 @@ void launch_fused_backward(Context& context, const FusedBackwardJob& job) {
     const int blocks = fused_backward_blocks<Width, RgbHidden>(context);
     with_backward_tile<Width, RgbHidden>(context, [&]<int Tile>() {
         using B = FusedBackward<Width, RgbHidden, Tile>;
-        fused_backward_kernel<Width, RgbHidden, Tile>
-            <<<unsigned(blocks), B::threads, size_t(B::shared_bytes), context.stream()>>>(job);
+        const auto kernel = job.d_harmonics ? fused_backward_kernel<Width, RgbHidden, Tile, true>
+                                            : fused_backward_kernel<Width, RgbHidden, Tile, false>;
+        if (job.d_harmonics) // fused_backward_blocks() says so of the other
+            check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       context.device_shared_bytes()),
+                  "shared memory of ", B::shared_bytes, " bytes");
+        kernel<<<unsigned(blocks), B::threads, size_t(B::shared_bytes), context.stream()>>>(job);
     });
     check(cudaGetLastError(), "launch of the backward pass");
 }

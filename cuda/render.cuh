@@ -21,6 +21,11 @@ struct StartedRay {
     float t, t_end, dt; // dt: length of the step from t
     Vec3 line;          // the direction; if all rays have the job's, the origin
 };
+// What else there is to say of rays that share neither: those of a lens with an aperture, or of a moving camera.
+struct RayStart {
+    Vec3 origin;   // where t is 0
+    float z_per_t; // cosine of the angle to the camera's forward axis
+};
 struct RenderCounters {
     uint32_t started, taken; // rays
 };
@@ -33,14 +38,23 @@ struct RenderJob {
     Vec3 parallel_direction; // of all rays, if the lens is orthographic; the launch sets it
     int spp = 1, sample = 0; // samples of a pixel; number of this pass's, which the launch sets
     float min_transmittance = 0.01f;
-    AddRay add;                   // its near distance: that of `make`
-    FramePixel* pixels = nullptr; // on the device, row-major; every one is written
+    AddRay add;                      // its near distance: that of `make`
+    bool normals = false;            // wanted, by the frame or by its mode
+    VisualizedActivation visualized; // GeneralNetwork only
+    FramePixel* pixels = nullptr;    // on the device, row-major; every one is written
     // On the device, and of no meaning between passes.
     StartedRay* rays = nullptr; // render_rays() of them
+    RayStart* starts = nullptr; // likewise, if separate_starts(); `line` is the direction of all then
     RenderCounters* counters = nullptr;
     // For policies that need any (RenderScratch). Less makes the grid smaller.
     char* scratch = nullptr;
     int64_t scratch_size = 0; // bytes
+
+    // Whether the kernel must have everything: the other one, which is smaller, draws what most pictures are.
+    NGP_HD bool full() const {
+        return normals || add.shows.mode != RenderMode::Shade || visualized.wanted() || separate_starts();
+    }
+    NGP_HD bool separate_starts() const { return make.blur.aperture > 0.0f || make.motion.exists(); }
 };
 
 // The picture in tiles of 8x4 pixels, a warp's worth. They are numbered in Z-order within squares of 8x8 tiles, and
@@ -93,8 +107,8 @@ __device__ inline void store_sum(const RenderJob& job, uint32_t pixel, FramePixe
 void start_rays(Context& context, const RenderJob& job, int64_t first_tile, int64_t n_tiles);
 
 // Asynchronous, in the context's stream. Raises ngp::Error if the kernel can't be launched.
-using RenderLauncher = void (*)(Context& context, const RenderJob& job, bool normals);
+using RenderLauncher = void (*)(Context& context, const RenderJob& job);
 // Bytes of scratch with which the launcher fills the device; 0 for policies that need none.
-using RenderScratch = int64_t (*)(const Context& context, const ModelView& model, bool normals);
+using RenderScratch = int64_t (*)(const Context& context, const ModelView& model, bool full);
 
 } // namespace ngp::cuda

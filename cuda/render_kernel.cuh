@@ -49,11 +49,14 @@ __device__ inline float short_reciprocal(float v) {
     return r;
 }
 
+// Full, here and below: what RenderJob::full() says, whose code would only take up room in the other kernel.
+
 // A lane's ray. What follows from the direction is computed again where it is needed, since all of this takes up
 // registers while the network is evaluated.
 struct LaneRay {
     uint32_t pixel = 0;
-    Vec3 line; // StartedRay
+    uint32_t number = 0; // of the started ray
+    Vec3 line;           // StartedRay
     float t = 0, t_end = 0;
     float dt = 0; // of the sample at t, or 0 if the ray is not at one
     BlendState blend;
@@ -61,16 +64,28 @@ struct LaneRay {
     Vec3 normal;
 
     // Both as MakeRenderRay gave them.
+    template <bool Full>
     __device__ Vec3 direction(const RenderJob& job) const {
+        if (Full && job.starts) return line;
         return job.make.camera.lens.parallel() ? job.parallel_direction : line;
     }
+    template <bool Full>
     __device__ Vec3 origin(const RenderJob& job) const {
+        if (Full && job.starts) return job.starts[number].origin;
         return job.make.camera.lens.parallel() ? line : job.make.pose.position + line * job.make.near_distance;
     }
+    // Cosine of its angle to the camera's forward axis.
+    template <bool Full>
+    __device__ float z_per_t(const RenderJob& job) const {
+        if (Full && job.starts) return job.starts[number].z_per_t;
+        return dot(direction<Full>(job), job.make.pose.forward);
+    }
+    template <bool Full>
     __device__ RayMarcher marcher(const RenderJob& job) const {
-        const Vec3 d = direction(job);
+        const Vec3 d = direction<Full>(job);
         // A unit in the last place of where empty space ends decides nothing.
-        return {origin(job), d, {short_reciprocal(d.x), short_reciprocal(d.y), short_reciprocal(d.z)}, t, t_end};
+        const Vec3 inverse{short_reciprocal(d.x), short_reciprocal(d.y), short_reciprocal(d.z)};
+        return {origin<Full>(job), d, inverse, t, t_end};
     }
 };
 
@@ -88,23 +103,31 @@ __device__ inline bool march_step(const RenderJob& job, RayMarcher& march, float
     return moves;
 }
 
-// Normals, here and below: also for every render mode but Shade, whose code would only take up room.
-template <bool Normals>
-__device__ void composite(const RenderJob& job, LaneRay& ray, const RawSample& raw, Vec3 normal) {
+// What the networks and the encoding say of a sample.
+struct LaneSample {
+    RawSample raw;
+    float activation = 0; // the visualized one
+    Vec3 normal;
+};
+
+template <bool Full>
+__device__ void composite(const RenderJob& job, LaneRay& ray, const LaneSample& sample) {
+    const RawSample& raw = sample.raw;
     const float sigma = density_from_raw(job.model.density_activation, raw.density);
     const float alpha = segment_alpha(sigma, ray.dt);
     Vec3 value = sample_color(job.model.rgb_activation, raw);
-    if constexpr (Normals)
-        if (job.add.shows.mode != RenderMode::Shade) {
-            const float z_per_t = dot(ray.direction(job), job.make.pose.forward);
-            value = geometry_value(job.add.shows, alpha, ray.marcher(job).position(ray.t),
-                                   (ray.t + job.make.near_distance) * z_per_t);
-        }
+    if constexpr (Full) {
+        if (job.visualized.wanted())
+            value = VisualizedActivation::value(sample.activation);
+        else if (job.add.shows.mode != RenderMode::Shade)
+            value = geometry_value(job.add.shows, alpha, ray.marcher<Full>(job).position(ray.t),
+                                   (ray.t + job.make.near_distance) * ray.z_per_t<Full>(job));
+    }
     const float weight = blend(ray.blend, value, alpha);
-    if constexpr (Normals)
+    if constexpr (Full)
         if (job.add.shows.mode == RenderMode::Cost) ray.blend.rgb += splat3(cost_of_sample);
     ray.t_expected += weight * ray.t;
-    if constexpr (Normals) ray.normal += normal * weight;
+    if constexpr (Full) ray.normal += sample.normal * weight;
     if (weight > ray.largest) {
         ray.largest = weight;
         ray.t_max_weight = ray.t;
@@ -119,21 +142,20 @@ __device__ inline float short_srgb_to_linear(float v) {
     return v <= 0.04045f ? v * (1.0f / 12.92f) : __powf((v + 0.055f) * (1.0f / 1.055f), 2.4f);
 }
 
-template <bool Normals>
+template <bool Full>
 __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
     RenderedRay result{ray.blend.rgb, 0.0f, ray.t_expected, ray.t_max_weight, {}};
-    if constexpr (Normals) result.normal = ray.normal;
+    if constexpr (Full) result.normal = ray.normal;
     AddRay add = job.add;
-    if constexpr (!Normals) add.shows = {};
+    if constexpr (!Full) add.shows = {};
     result.finish(add.shows.mode, ray.blend.transmittance, job.min_transmittance);
-    if (!Normals && !add.linear_colors && add.space == ColorSpace::Linear) { // what nearly all pictures are
+    if (!Full && !add.linear_colors && add.space == ColorSpace::Linear) { // what nearly all pictures are
         result.rgb = {short_srgb_to_linear(result.rgb.x), short_srgb_to_linear(result.rgb.y),
                       short_srgb_to_linear(result.rgb.z)};
         add.linear_colors = true; // as they are now
     }
     FramePixel sum = sum_before(job, ray.pixel);
-    const Vec3 direction = ray.direction(job);
-    add(sum, result, ray.origin(job), direction, dot(direction, job.make.pose.forward));
+    add(sum, result, ray.origin<Full>(job), ray.direction<Full>(job), ray.z_per_t<Full>(job));
     store_sum(job, ray.pixel, sum);
 }
 
@@ -157,6 +179,7 @@ class RaySupply {
                 const StartedRay started = job_.rays[next_ + rank];
                 ray = {};
                 ray.pixel = started.pixel;
+                ray.number = next_ + rank;
                 ray.line = started.line;
                 ray.t = started.t;
                 ray.t_end = started.t_end;
@@ -181,10 +204,11 @@ class RaySupply {
 };
 
 // Moves lanes with a ray to its next sample, until enough are there; by all lanes. True: the ray has ended.
-__device__ inline bool march_to_samples(const RenderJob& job, bool active, LaneRay& ray) {
+template <bool Full>
+__device__ bool march_to_samples(const RenderJob& job, bool active, LaneRay& ray) {
     bool marching = active && ray.dt == 0.0f, ended = false;
     if (!__any_sync(whole_warp, marching)) return false;
-    RayMarcher march = ray.marcher(job);
+    RayMarcher march = ray.marcher<Full>(job);
     for (int step = 0; step < march_steps; ++step) {
         if (marching) {
             ended = !march_step(job, march, ray.dt);
@@ -200,9 +224,19 @@ __device__ inline bool march_to_samples(const RenderJob& job, bool active, LaneR
 
 // --- the kernel
 
+// By all lanes of a warp, as Net::evaluate().
+template <bool Full, typename Net>
+__device__ __forceinline__ void evaluate_sample(const RenderJob& job, Net& net, Vec3 x, Vec3 direction,
+                                                LaneSample& sample) {
+    if constexpr (Full && requires { net.evaluate_and_see(x, direction, 0, job.visualized, sample.activation); })
+        sample.raw = net.evaluate_and_see(x, direction, 0, job.visualized, sample.activation);
+    else
+        sample.raw = net.evaluate(x, direction);
+}
+
 extern __shared__ __align__(128) char render_shared[];
 
-template <typename Net, bool Normals>
+template <typename Net, bool Full>
 __global__ void __launch_bounds__(Net::threads, render_blocks<Net>)
     render_kernel(const __grid_constant__ RenderJob job) {
     static_assert(Net::threads % 32 == 0);
@@ -211,34 +245,51 @@ __global__ void __launch_bounds__(Net::threads, render_blocks<Net>)
     LaneRay ray;
     bool active = false, ended = false; // the lane has a ray; it has ended, but is not in the picture yet
     for (;;) {
-        ended |= march_to_samples(job, active && !ended, ray);
+        ended |= march_to_samples<Full>(job, active && !ended, ray);
         const int under_way = __popc(__ballot_sync(whole_warp, active && !ended));
         if (under_way <= 32 - idle_lanes) {
-            if (ended) add_ray<Normals>(job, ray);
+            if (ended) add_ray<Full>(job, ray);
             active &= !ended;
             ended = false;
             supply.refill(active, ray);
             if (!__any_sync(whole_warp, active)) return;
         }
         const bool sampled = active && ray.dt > 0.0f;
-        if (!__any_sync(whole_warp, sampled)) continue;
+        const uint32_t mask = __ballot_sync(whole_warp, sampled);
+        if (mask == 0) continue;
 
-        // Lanes without a sample ask for one that is always in the cache.
-        Vec3 x = splat3(0.5f);
-        if (sampled) x = job.model.unit(ray.marcher(job).position(ray.t));
-        const RawSample raw = net.evaluate(x, ray.direction(job));
-        Vec3 normal;
-        if constexpr (Normals) {
-            const Vec3 scale = job.model.inverse_size;
-            float finest = 1.0f / (normal_cell_steps * (sampled ? ray.dt : 1.0f) * scale.x);
-            if (job.add.shows.mode == RenderMode::Normals) finest = FLT_MAX; // of the whole encoding
-            normal = normalize(-(net.density_gradient(x, finest) * scale));
-        }
-        if (sampled) composite<Normals>(job, ray, raw, normal);
+        Vec3 x;
+        if (sampled) x = job.model.unit(ray.marcher<Full>(job).position(ray.t));
+        // Lanes without a sample ask for that of another, which costs no memory transactions.
+        const int other = __ffs(int(mask)) - 1;
+        const Vec3 theirs{__shfl_sync(whole_warp, x.x, other), __shfl_sync(whole_warp, x.y, other),
+                          __shfl_sync(whole_warp, x.z, other)};
+        if (!sampled) x = theirs;
+        LaneSample sample;
+        evaluate_sample<Full>(job, net, x, ray.direction<Full>(job), sample);
+        if constexpr (Full)
+            if (job.normals) {
+                const Vec3 scale = job.model.inverse_size;
+                float finest = 1.0f / (normal_cell_steps * (sampled ? ray.dt : 1.0f) * scale.x);
+                if (job.add.shows.mode == RenderMode::Normals) finest = FLT_MAX; // of the whole encoding
+                sample.normal = normalize(-(net.density_gradient(x, finest) * scale));
+            }
+        if (sampled) composite<Full>(job, ray, sample);
     }
 }
 
 // --- its launch
+
+// The policy's own for kernels that call evaluate() only, if it has one.
+template <typename Net>
+struct PolicyOfPictures {
+    using type = Net;
+};
+template <typename Net>
+    requires requires { typename Net::OfPictures; }
+struct PolicyOfPictures<Net> {
+    using type = typename Net::OfPictures;
+};
 
 struct RenderGrid {
     const void* kernel;
@@ -246,11 +297,15 @@ struct RenderGrid {
     int64_t blocks;          // that the device runs at once
 };
 template <typename Net>
-RenderGrid render_grid(const Context& context, const ModelView& model, bool normals) {
+RenderGrid render_grid(const Context& context, const ModelView& model, bool full) {
     RenderGrid g;
-    g.kernel = normals ? reinterpret_cast<const void*>(&render_kernel<Net, true>)
-                       : reinterpret_cast<const void*>(&render_kernel<Net, false>);
+    g.kernel = reinterpret_cast<const void*>(&render_kernel<Net, true>);
     g.shared = Net::shared_bytes(model);
+    if (!full) {
+        using Plain = typename PolicyOfPictures<Net>::type;
+        g.kernel = reinterpret_cast<const void*>(&render_kernel<Plain, false>);
+        g.shared = Plain::shared_bytes(model);
+    }
     g.scratch = Net::scratch_bytes(model);
     check(cudaFuncSetAttribute(g.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, context.device_shared_bytes()),
           "rendering with ", g.shared, " bytes of shared memory a block");
@@ -264,19 +319,19 @@ RenderGrid render_grid(const Context& context, const ModelView& model, bool norm
 
 // A RenderScratch.
 template <typename Net>
-int64_t render_scratch(const Context& context, const ModelView& model, bool normals) {
+int64_t render_scratch(const Context& context, const ModelView& model, bool full) {
     const DeviceGuard guard(context.device());
-    const RenderGrid g = render_grid<Net>(context, model, normals);
+    const RenderGrid g = render_grid<Net>(context, model, full);
     return g.blocks * Net::threads * g.scratch;
 }
 
 // A RenderLauncher.
 template <typename Net>
-void launch_render(Context& context, const RenderJob& job, bool normals) {
+void launch_render(Context& context, const RenderJob& job) {
     const TileOrder order{job.make.camera.width, job.make.camera.height};
     if (order.width <= 0 || order.height <= 0 || job.spp <= 0) return;
     const DeviceGuard guard(context.device());
-    const RenderGrid g = render_grid<Net>(context, job.model, normals);
+    const RenderGrid g = render_grid<Net>(context, job.model, job.full());
     RenderJob launched = job;
     launched.parallel_direction = normalize(job.make.pose.forward);
     static_assert(sizeof(RenderJob) <= 4096, "a kernel's parameters have 4 KB");

@@ -54,9 +54,10 @@ __global__ void __launch_bounds__(threads)
     uint32_t at = 0;
     if (lane == 0 && mask) at = atomicAdd(&job.counters->started, uint32_t(__popc(mask)));
     at = __shfl_sync(whole_warp, at, 0) + uint32_t(__popc(mask & ((1u << lane) - 1u)));
-    if (met)
-        job.rays[at] = {pixel, march.t, march.t_end, dt,
-                        job.make.camera.lens.parallel() ? march.origin : march.direction};
+    if (!met) return;
+    const bool same_direction = !job.starts && job.make.camera.lens.parallel();
+    job.rays[at] = {pixel, march.t, march.t_end, dt, same_direction ? march.origin : march.direction};
+    if (job.starts) job.starts[at] = {march.origin, dot(march.direction, job.make.pose_of(x, y, job.sample).forward)};
 }
 
 } // namespace

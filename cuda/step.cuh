@@ -14,8 +14,13 @@ inline int64_t batch_capacity(int64_t batch_size) { return batch_size + std::max
 // Memory of training steps of one batch size.
 class StepBuffers {
   public:
-    StepBuffers(Context& context, int64_t batch_size, bool keep_encodings, bool with_distances, StepState* state)
-        : batch_size_(batch_size), with_distances_(with_distances) {
+    // What a step keeps besides.
+    struct Extras {
+        bool encodings = false, distances = false, ray_pixels = false;
+        bool operator==(const Extras&) const = default;
+    };
+    StepBuffers(Context& context, int64_t batch_size, Extras extras, StepState* state)
+        : batch_size_(batch_size), extras_(extras) {
         view_.state = state;
         // What contributes varies from step to step; what does not fit into the batch is left out (order_rays_kernel),
         // what does not even fit here is lost while it is traced.
@@ -30,13 +35,14 @@ class StepBuffers {
             b.times = {context, view_.time_capacity, "samples"};
             b.outcomes = {context, view_.max_rays, "rays"};
             b.hits = {context, view_.max_rays, "rays"};
+            if (extras.ray_pixels) b.pixels = {context, view_.max_rays, "rays"};
         }
         first_ = {context, view_.max_rays, "rays"};
         samples_ = {context, view_.sample_capacity, "samples"};
         raw_ = {context, view_.sample_capacity, "samples"};
         blends_ = {context, view_.sample_capacity, "samples"};
-        if (keep_encodings) encodings_ = {context, view_.sample_capacity * fused_encoded, "encodings"};
-        if (with_distances) {
+        if (extras.encodings) encodings_ = {context, view_.sample_capacity * fused_encoded, "encodings"};
+        if (extras.distances) {
             distances_ = {context, view_.sample_capacity, "samples"};
             ray_distances_ = {context, view_.max_rays, "rays"};
         }
@@ -64,15 +70,16 @@ class StepBuffers {
         v.times = b.times.data();
         v.outcomes = b.outcomes.data();
         v.hits = b.hits.data();
+        v.ray_pixels = b.pixels.data();
         return v;
     }
     int64_t max_rays() const { return view_.max_rays; }
     int64_t batch_size() const { return batch_size_; }
-    bool with_distances() const { return with_distances_; }
+    const Extras& extras() const { return extras_; }
 
   private:
     int64_t batch_size_;
-    bool with_distances_;
+    Extras extras_;
     StepView view_;
     struct RayBuffers {
         DeviceArray<TrainingRay> rays;
@@ -80,6 +87,7 @@ class StepBuffers {
         DeviceArray<float> times;
         DeviceArray<RayOutcome> outcomes;
         DeviceArray<uint32_t> hits;
+        DeviceArray<RayPixel> pixels;
     };
     RayBuffers rays_[2];
     DeviceArray<uint32_t> first_, order_;

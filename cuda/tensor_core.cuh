@@ -59,6 +59,11 @@ __device__ __forceinline__ Fragment load_right_by_columns(const __half* b, int s
     const int matrix = lane >> 3;
     return load_matrices(b + (n0 + (matrix >> 1) * 8 + (lane & 7)) * stride + k0 + (matrix & 1) * 8);
 }
+// One right operand of 32 rows, of a matrix stored by columns: b[n0 + 0..7][k0 + 0..31]; registers 0 and 1 are those of
+// rows k0 + 0..15.
+__device__ __forceinline__ Fragment load_narrow_right_by_columns(const __half* b, int stride, int k0, int n0, int lane) {
+    return load_matrices(b + (n0 + (lane & 7)) * stride + k0 + (lane >> 3) * 8);
+}
 
 // c += a * b for 16 x 8 results: c[0], c[1] in row g, columns 2t and 2t+1; c[2], c[3] in row g + 8.
 __device__ __forceinline__ void multiply_add(float (&c)[4], const Fragment& a, uint32_t b0, uint32_t b1) {

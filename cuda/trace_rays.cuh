@@ -19,6 +19,7 @@ struct TraceRaysJob {
     Stepping stepping;
     Objective objective;
     DepthSupervision depth;
+    bool random_levels; // of rays: with Net::CutLevels
 };
 
 // A ray, the same in all lanes of its group.
@@ -31,7 +32,7 @@ struct GroupRay {
     uint32_t fits = 1;  // its samples found room
 };
 
-template <typename Net>
+template <typename Net, bool RandomLevels>
 class RayTracer {
   public:
     __device__ RayTracer(const TraceRaysJob& job, Net& net)
@@ -56,7 +57,10 @@ class RayTracer {
             if (active_ && ray_.count >= ray_.span.count) march(t, dt);
             const bool sampled = dt > 0.0f;
             const Vec3 p = sampled ? ray_.march.position(t) : splat3(0.5f);
-            const RawSample raw = net_.evaluate(job_.model.unit(p), ray_.march.direction);
+            const int row = job_.model.extra_dims && active_ ? job_.step.rays[ray_.ray].view : 0;
+            if constexpr (RandomLevels)
+                net_.set_max_level(active_ ? job_.step.rays[ray_.ray].max_level : 1.0f);
+            const RawSample raw = evaluate_with(net_, job_.model.unit(p), ray_.march.direction, row);
             composite(sampled, p, t, dt, raw);
         }
         evaluated_ = warp_sum(evaluated_);
@@ -217,12 +221,13 @@ class RayTracer {
     uint32_t evaluated_ = 0;
 };
 
-template <typename Net>
+// RandomLevels: of a policy that can cut levels (model.cuh).
+template <typename Net, bool RandomLevels>
 __global__ void __launch_bounds__(Net::threads, 512 / Net::threads)
     trace_rays_kernel(const __grid_constant__ TraceRaysJob job) {
     extern __shared__ __align__(128) char shared[];
     Net net(job.model, shared, job.scratch.data);
-    RayTracer<Net>(job, net).run();
+    RayTracer<Net, RandomLevels>(job, net).run();
 }
 
 } // namespace ngp::cuda

@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_const
         if (i < n_rays) {
             sample.rays = &ray;
             sample.first_ray = i;
+            if (step.ray_pixels) sample.ray_pixels = step.ray_pixels + i;
             sample(i);
             start = ray.march.t;
             end = ray.march.t_end;
@@ -188,17 +189,19 @@ __global__ void __launch_bounds__(256) finish_kernel(const __grid_constant__ Fin
     state.order_ticket = 0;
 }
 
-__global__ void __launch_bounds__(128) gather_kernel(const StepView step, const CompositeOptions given, Vec3* positions,
-                                                     Vec3* directions, RawSample* d_raw) {
+__global__ void __launch_bounds__(128)
+    gather_kernel(const StepView step, const CompositeOptions given, const GatheredSamples to) {
     const CompositeOptions options = step_options(*step.state, given);
     const uint32_t n = step.state->n_contributing;
     for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
         const uint32_t sample = step.order[i];
         const Sample& s = step.samples[sample];
-        const RayMarcher& march = step.rays[s.ray].march;
-        positions[i] = march.position(s.t);
-        directions[i] = march.direction;
-        d_raw[i] = sample_gradient(step, options, sample);
+        const TrainingRay& ray = step.rays[s.ray];
+        to.positions[i] = ray.march.position(s.t);
+        to.directions[i] = ray.march.direction;
+        to.d_raw[i] = sample_gradient(step, options, sample);
+        to.views[i] = ray.view;
+        if (to.max_levels) to.max_levels[i] = ray.max_level;
     }
 }
 
@@ -237,10 +240,8 @@ void launch_finish(Context& context, const StepView& step, NerfOptimizer::Traine
     check(cudaGetLastError(), "launch of the end of a step");
 }
 
-void launch_gather(Context& context, const StepView& step, const CompositeOptions& options, Vec3* positions,
-                   Vec3* directions, RawSample* d_raw) {
-    gather_kernel<<<full_grid(context, gather_kernel, 128), 128, 0, context.stream()>>>(step, options, positions,
-                                                                                        directions, d_raw);
+void launch_gather(Context& context, const StepView& step, const CompositeOptions& options, const GatheredSamples& to) {
+    gather_kernel<<<full_grid(context, gather_kernel, 128), 128, 0, context.stream()>>>(step, options, to);
     check(cudaGetLastError(), "launch of gathering samples");
 }
 

@@ -161,6 +161,7 @@ struct StepView {
     RayOutcome* outcomes = nullptr;       // of rays
     RayDistance* ray_distances = nullptr; // of rays with samples; null as above
     uint32_t* hits = nullptr;             // rays with samples
+    RayPixel* ray_pixels = nullptr;       // of rays; null: cameras are not learned
     // Contributing samples, in the order of their evaluation.
     Sample* samples = nullptr;
     RawSample* raw = nullptr;
@@ -175,6 +176,21 @@ struct StepView {
     float* tile_loss = nullptr;         // likewise
     float* visited = nullptr;           // occupancy cells' fresh values, if training samples count as visits
 };
+
+// Body(i) for every ray i of the step at hand, whose number only the device knows.
+constexpr int ray_threads = 256;
+template <typename Body>
+__global__ void __launch_bounds__(ray_threads) for_each_ray_kernel(const StepState* state,
+                                                                   const __grid_constant__ Body body) {
+    const int n = state->n_rays, stride = int(gridDim.x) * ray_threads;
+    for (int i = int(blockIdx.x) * ray_threads + int(threadIdx.x); i < n; i += stride) body(i);
+}
+template <typename Body>
+void for_each_ray(Context& context, const StepState* state, const Body& body) {
+    const auto blocks = unsigned(8 * context.multiprocessors());
+    for_each_ray_kernel<<<blocks, ray_threads, 0, context.stream()>>>(state, body);
+    check(cudaGetLastError(), "launch of a body over rays");
+}
 
 // The options of a step, of which two depend on what only the device knows.
 __device__ inline CompositeOptions step_options(const StepState& state, CompositeOptions options) {
@@ -241,8 +257,13 @@ void launch_order(Context& context, const StepView& step, int64_t batch_size);
 void launch_finish(Context& context, const StepView& step, NerfOptimizer::Trained trained, StepResult* results,
                    uint32_t n_results);
 
-// Contributing samples in order, for GeneralBackward.
-void launch_gather(Context& context, const StepView& step, const CompositeOptions& options, Vec3* positions,
-                   Vec3* directions, RawSample* d_raw);
+// Contributing samples in order, for GeneralBackward, each with the view of its ray. All are the device's.
+struct GatheredSamples {
+    Vec3 *positions, *directions;
+    RawSample* d_raw;
+    int32_t* views;
+    float* max_levels; // null: not wanted
+};
+void launch_gather(Context& context, const StepView& step, const CompositeOptions& options, const GatheredSamples& to);
 
 } // namespace ngp::cuda

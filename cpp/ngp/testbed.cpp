@@ -142,7 +142,6 @@ void Testbed::set_dataset(NerfDataset dataset) {
         fail("scale is ", w.scale, " and offset (", w.offset.x, ", ", w.offset.y, ", ", w.offset.z,
              "); scale must be positive and both finite");
     for (size_t i = 0; i < dataset.images.size(); ++i) check_place(dataset, i);
-    if (on_cuda() && dataset.record.n_extra_dims() > 0) fail_with_view_inputs();
     const auto replaced = nerf.training.dataset; // the engine reads its images until it gets others
     bool keep = has_network_ && network_aabb_scale_ == scale;
     if (keep) keep_extra_dims(replaced->record, dataset.record);
@@ -444,7 +443,6 @@ void Testbed::load_snapshot(const std::string& path) {
     if (keep_images && nerf.training.dataset->record.aabb_scale != s.dataset.aabb_scale)
         fail(path, ": its aabb_scale is ", s.dataset.aabb_scale, ", but the loaded training data's is ",
              nerf.training.dataset->record.aabb_scale);
-    if (on_cuda() && s.dataset.n_extra_dims() > 0) fail_with_view_inputs();
     if (keep_images) {
         DatasetRecord& d = nerf.training.dataset->record;
         const bool as_data_says = d.n_extra_dims() == 0 || s.dataset.n_extra_dims() == d.n_extra_dims();

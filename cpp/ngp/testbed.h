@@ -90,7 +90,7 @@ struct NerfTraining {
     // new network.
     bool optimize_extra_dims = false;
     void set_optimize_extra_dims(bool on);
-    // Cameras that are learned with the scene (E.5); on the CPU.
+    // Cameras that are learned with the scene (E.5).
     bool optimize_extrinsics = false, optimize_exposure = false, optimize_distortion = false;
     bool optimize_focal_length = false; // one factor for all views and each axis
     int n_steps_between_cam_updates = 16;

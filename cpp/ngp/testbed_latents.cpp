@@ -35,7 +35,6 @@ bool same_views(const DatasetRecord& a, const DatasetRecord& b) {
 void NerfTraining::set_optimize_extra_dims(bool on) {
     DatasetRecord& d = dataset->record;
     if (on && d.n_extra_dims() == 0) {
-        if (testbed && testbed->device_index() != host_memory) fail_with_view_inputs();
         d.n_extra_learnable_dims = default_latent_dims; // Testbed::ensure_network() sees it
     }
     optimize_extra_dims = on;

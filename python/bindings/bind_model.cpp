@@ -19,6 +19,7 @@ class CpuModelBench final : public NerfModelBench {
         : input_(std::move(input)), shape_(nerf_model_shape(input_.config, input_.aabb_scale, input_.n_extra_dims)),
           kernels_(isa.empty() ? cpu_kernels() : cpu_kernels(isa)), gradient_(shape_.n_params()), raw_(size_t(n())) {
         d_extra_dims_.resize(input_.extra_dims.size());
+        if (input_.input_gradients) d_inputs_.resize(size_t(n()));
         const std::vector<float> initial = initial_nerf_params(shape_, input_.seed);
         params_.assign(initial.begin(), initial.end());
         density_ = PackedMlp(shape_.density);
@@ -66,6 +67,7 @@ class CpuModelBench final : public NerfModelBench {
             results.density_gradient = lane.density_gradient.data();
             results.rgb_gradient = lane.rgb_gradient.data();
             results.tiles = &lane.tiles;
+            if (input_.input_gradients) results.ray_gradients = d_inputs_.data() + begin;
             if (input_.n_extra_dims > 0) results.d_extra_dims = d_extra_dims_.data() + begin * input_.n_extra_dims;
             kernels_.forward_backward(view_from(begin), &input_.positions[begin], &input_.directions[begin],
                                       &input_.d_raw[begin], n, workspaces_[worker]->get(), results);
@@ -109,6 +111,7 @@ class CpuModelBench final : public NerfModelBench {
         if (n() > 0) kernels_.encode(shape_.position, view_.encoding_params, &unit_positions_[0].x, n(), out.data());
         return out;
     }
+    std::vector<RayGradient> input_gradients() override { return d_inputs_; }
     std::vector<float> extra_dims_gradient() override { return d_extra_dims_; }
     std::vector<Vec3> density_gradient() override {
         const MlpShape& mlp = shape_.density;
@@ -163,6 +166,7 @@ class CpuModelBench final : public NerfModelBench {
     AlignedVector<float> params_, gradient_;
     std::vector<RawSample> raw_;
     std::vector<float> d_extra_dims_;
+    std::vector<RayGradient> d_inputs_;
     PackedMlp density_, rgb_;
     NerfOptimizer optimizer_;
     NerfModelView view_;
@@ -194,7 +198,8 @@ std::vector<float> checked(const NerfModelBench& model, const FloatArray& a, con
 std::unique_ptr<NerfModelBench> make_model(const std::string& config, int aabb_scale, const FloatArray& positions,
                                            const FloatArray& directions, const FloatArray& d_raw, uint64_t seed,
                                            const std::string& isa, const std::string& device, bool deterministic,
-                                           int max_shared_bytes, const std::optional<FloatArray>& extra_dims) {
+                                           int max_shared_bytes, const std::optional<FloatArray>& extra_dims,
+                                           bool input_gradients) {
     static_assert(sizeof(Vec3) == 12 && sizeof(RawSample) == 16);
     expect_shape(positions, {-1, 3}, "positions");
     expect_shape(directions, {positions.shape(0), 3}, "directions");
@@ -205,11 +210,11 @@ std::unique_ptr<NerfModelBench> make_model(const std::string& config, int aabb_s
                          rows<Vec3>(positions),
                          rows<Vec3>(directions),
                          rows<RawSample>(d_raw)};
+    input.input_gradients = input_gradients;
     if (extra_dims) {
         expect_shape(*extra_dims, {positions.shape(0), -1}, "extra_dims");
         input.n_extra_dims = int(extra_dims->shape(1));
         input.extra_dims.assign(extra_dims->data(), extra_dims->data() + extra_dims->size());
-        if (device != "cpu") fail_with_view_inputs();
     }
     if (device == "cpu") return std::make_unique<CpuModelBench>(std::move(input), isa);
     if (!isa.empty()) throw py::value_error("isa is of the CPU; it must be empty on device '" + device + "'");
@@ -243,7 +248,7 @@ void bind_model(py::module_& m) {
         .def(py::init(&make_model), py::arg("config"), py::arg("aabb_scale"), py::arg("positions"),
              py::arg("directions"), py::arg("d_raw"), py::arg("seed") = 1337, py::arg("isa") = "",
              py::arg("device") = "cpu", py::arg("deterministic") = false, py::arg("max_shared_bytes") = 0,
-             py::arg("extra_dims") = py::none())
+             py::arg("extra_dims") = py::none(), py::arg("input_gradients") = false)
         .def("encode", &NerfModelBench::encode, "Position encoding alone.")
         .def("forward", &NerfModelBench::forward, "Encoding and both networks: raw().")
         .def("forward_backward", &NerfModelBench::forward_backward, "... and back; adds weight gradients.")
@@ -260,6 +265,10 @@ void bind_model(py::module_& m) {
         .def(
             "encoded", [](NerfModelBench& b) { return array(b.encoded(), b.shape().position.n_out_padded); },
             "(N, padded outputs): what the position encoding gives.")
+        .def(
+            "input_gradients", [](NerfModelBench& b) { return array(b.input_gradients(), 6); },
+            "(N,6): of forward_backward(), with respect to the position and to the direction; input_gradients=True asks "
+            "for them.")
         .def(
             "extra_dims_gradient",
             [](NerfModelBench& b) { return array(b.extra_dims_gradient(), std::max(1, b.shape().n_extra_dims())); },

@@ -178,9 +178,9 @@ void bind_nerf(py::module_& m) {
                        "sample what a ray from there on would show. Nerf is the default (instant-ngp's is RflRelax).")
         .def_readwrite("sample_focal_plane_proportional_to_error",
                        &NerfTraining::sample_focal_plane_proportional_to_error,
-                       "Half of the rays go where the images' errors are large. CPU only.")
+                       "Half of the rays go where the images' errors are large.")
         .def_readwrite("sample_image_proportional_to_error", &NerfTraining::sample_image_proportional_to_error,
-                       "Half of the rays go to images in proportion to their errors. CPU only.")
+                       "Half of the rays go to images in proportion to their errors.")
         .def_readwrite("include_sharpness_in_error", &NerfTraining::include_sharpness_in_error,
                        "Errors count in proportion to the sharpness of the image where they are; with one of the "
                        "sample_* options.");

@@ -282,7 +282,7 @@ void bind_options(py::class_<Testbed>& c) {
         .def_readwrite("shall_train_encoding", &Testbed::shall_train_encoding)
         .def_readwrite("shall_train_network", &Testbed::shall_train_network)
         .def_readwrite("max_level_rand_training", &Testbed::max_level_rand_training,
-                       "Half of the rays are trained with a random number of grid levels, coarsest first. CPU only.")
+                       "Half of the rays are trained with a random number of grid levels, coarsest first.")
         .def_readwrite("training_batch_size", &Testbed::training_batch_size, "Samples of a step that frame() does.")
         .def_property_readonly("nerf", [](Testbed& t) -> NerfSettings& { return t.nerf; }, internal);
 }

@@ -18,12 +18,12 @@ IMAGE, PIXEL = "sample_image_proportional_to_error", "sample_focal_plane_proport
 FIRST_INTERVAL = 128  # steps
 BATCH = 512
 
-# scene config out steps [resume]
+# device scene config out steps [resume]
 TRAIN = """
 import json, sys
 from pyngp import Testbed
-scene, config, out, steps, *resume = sys.argv[1:]
-testbed = Testbed(data=scene, config=json.load(open(config)), device="cpu")
+device, scene, config, out, steps, *resume = sys.argv[1:]
+testbed = Testbed(data=scene, config=json.load(open(config)), device=device, deterministic=True)
 testbed.nerf.training.sample_image_proportional_to_error = True
 testbed.nerf.training.sample_focal_plane_proportional_to_error = True
 testbed.nerf.training.include_sharpness_in_error = True
@@ -34,8 +34,8 @@ testbed.save_snapshot(out, include_optimizer_state=True, compress=False)
 """
 
 
-def make(tiny: TinyScene, config: dict[str, Any], *options: str) -> Testbed:
-    testbed = Testbed(data=tiny.train, config=config, device="cpu")
+def make(tiny: TinyScene, config: dict[str, Any], device: str, *options: str) -> Testbed:
+    testbed = Testbed(data=tiny.train, config=config, device=device, deterministic=True)
     for option in options:
         setattr(testbed.nerf.training, option, True)
     return testbed
@@ -54,10 +54,10 @@ def state_of(testbed: Testbed, folder: Path) -> dict[str, Any]:
     return state
 
 
-def test_maps_hold_the_losses(tiny, small_config, tmp_path):
+def test_maps_hold_the_losses(tiny, small_config, tmp_path, device):
     """Before anything is drawn by error, all cells add up to the steps' losses, times the rays; a step later begins
     the next interval, half as long again, with maps that suit it."""
-    testbed = make(tiny, small_config, IMAGE, PIXEL)
+    testbed = make(tiny, small_config, device, IMAGE, PIXEL)
     totals: list[float] = []
     rays = []
 
@@ -81,9 +81,9 @@ def test_maps_hold_the_losses(tiny, small_config, tmp_path):
 
 
 @pytest.mark.parametrize("options", [(IMAGE,), (PIXEL,), (IMAGE, PIXEL)])
-def test_the_reported_loss_stays_that_of_all_pixels(options, tiny, small_config):
+def test_the_reported_loss_stays_that_of_all_pixels(options, tiny, small_config, device):
     """A model that does not change has the same loss, whichever way its rays are drawn."""
-    testbed = make(tiny, small_config)
+    testbed = make(tiny, small_config, device)
     testbed.fit(150, batch_size=2048)
     testbed.shall_train_encoding = testbed.shall_train_network = False
     for option in options:
@@ -96,14 +96,14 @@ def test_the_reported_loss_stays_that_of_all_pixels(options, tiny, small_config)
     assert abs(uniform.mean() - drawn.mean()) <= 4 * error
 
 
-def test_rays_go_where_errors_are(tiny, small_config, tmp_path):
+def test_rays_go_where_errors_are(tiny, small_config, tmp_path, device):
     """One image is noise, which no field explains: with sampling by image, its map gets more of the rays' errors than
     uniform rays would see, and those are counted by the inverse of their density: the sums agree."""
     images = tiny.images.copy()
     images[3] = np.random.default_rng(0).integers(0, 256, size=images[3].shape, dtype=np.uint8)
     shares = []
     for options in ((IMAGE,), (IMAGE, PIXEL)):
-        testbed = Testbed(config=small_config, device="cpu")
+        testbed = Testbed(config=small_config, device=device, deterministic=True)
         testbed.set_images(images, tiny.poses, INTRINSICS)
         for option in options:
             setattr(testbed.nerf.training, option, True)
@@ -117,7 +117,7 @@ def test_rays_go_where_errors_are(tiny, small_config, tmp_path):
     assert shares[0] == pytest.approx(shares[1], rel=0.3)
 
 
-def test_same_bytes_for_any_number_of_threads_and_after_resuming(tiny, small_config, tmp_path, python):
+def test_same_bytes_for_any_number_of_threads_and_after_resuming(tiny, small_config, tmp_path, python, device):
     """Over a change of intervals, with all three options."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(small_config))
@@ -125,17 +125,17 @@ def test_same_bytes_for_any_number_of_threads_and_after_resuming(tiny, small_con
     out = {}
     for threads in ("1", "3"):
         out[threads] = tmp_path / f"{threads}.ingp"
-        python(TRAIN, tiny.train, config, out[threads], steps, env={"PYNGP_NUM_THREADS": threads})
+        python(TRAIN, device, tiny.train, config, out[threads], steps, env={"PYNGP_NUM_THREADS": threads})
     assert out["1"].read_bytes() == out["3"].read_bytes()
     half, whole = tmp_path / "half.ingp", tmp_path / "whole.ingp"
     for broken_at in (40, FIRST_INTERVAL + 5):
-        python(TRAIN, tiny.train, config, half, broken_at)
-        python(TRAIN, tiny.train, config, whole, steps - broken_at, half)
+        python(TRAIN, device, tiny.train, config, half, broken_at)
+        python(TRAIN, device, tiny.train, config, whole, steps - broken_at, half)
         assert whole.read_bytes() == out["1"].read_bytes(), broken_at
 
 
-def test_another_number_of_images_starts_over(tiny, small_config, tmp_path):
-    testbed = make(tiny, small_config, IMAGE, PIXEL)
+def test_another_number_of_images_starts_over(tiny, small_config, tmp_path, device):
+    testbed = make(tiny, small_config, device, IMAGE, PIXEL)
     testbed.fit(FIRST_INTERVAL + 3, batch_size=BATCH)
     testbed.nerf.training.n_images_for_training = 7
     testbed.fit(2, batch_size=BATCH)
@@ -151,13 +151,13 @@ def test_another_number_of_images_starts_over(tiny, small_config, tmp_path):
     assert state_of(testbed, tmp_path)["n_images"] == 0
 
 
-def test_only_the_first_images_are_used(tiny, small_config):
+def test_only_the_first_images_are_used(tiny, small_config, device):
     """n_images_for_training while training: pictures beyond the first n have no influence on any byte."""
     other = tiny.images.copy()
     other[5:] = 255 - other[5:]
     ends = []
     for images in (tiny.images, other):
-        testbed = Testbed(config=small_config, device="cpu")
+        testbed = Testbed(config=small_config, device=device, deterministic=True)
         testbed.set_images(images, tiny.poses, INTRINSICS)
         testbed.nerf.training.n_images_for_training = 5
         testbed.fit(20, batch_size=BATCH)

@@ -21,7 +21,7 @@ import pytest
 from conftest import SMALL_CONFIG
 from fields.test_devices import GENERAL, KINDS, mlps, with_sections
 from fields.tiny_scene import poses
-from pyngp import OccupancySchedule, Testbed
+from pyngp import OccupancySchedule, Testbed, TrainMode, _core
 from pyngp._core import stages
 from reference import occupancy
 
@@ -44,8 +44,17 @@ def stages_of_training(config: dict[str, Any], device: str, deterministic: bool,
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     d_raw = r.normal(size=(N, 4)).astype(np.float32)
     options = {"deterministic": deterministic, "max_shared_bytes": max_shared_bytes}
-    model = stages.Model(json.dumps(config), 1, positions, directions, d_raw, device=device, **options)
-    model.set_params((0.3 * r.normal(size=model.params().size)).astype(np.float32))
+    model, of_inputs = (
+        stages.Model(
+            json.dumps(config), 1, positions, directions, d_raw, device=device, input_gradients=wanted, **options
+        )
+        for wanted in (False, True)
+    )
+    params = (0.3 * r.normal(size=model.params().size)).astype(np.float32)
+    of_inputs.set_params(params)
+    of_inputs.forward_backward()
+    assert np.all(np.isfinite(of_inputs.input_gradients()))
+    model.set_params(params)
     before = model.params()
     for _ in range(2):
         model.encode()
@@ -112,18 +121,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield tmp_path_factory.mktemp("every_kernel")
 
 
-def started(config: dict[str, Any], device: str, folder: Path, deterministic: bool, aabb_scale: int) -> Testbed:
-    """A model at STEP with an occupancy grid that is nearly empty: few samples, many rays."""
-    testbed = Testbed(config=config, device=device, deterministic=deterministic)
-    scene(testbed, aabb_scale)
-    path = folder / "start.msgpack"
+def empty_grid(testbed: Testbed, path: Path, aabb_scale: int) -> None:
+    """Brings a model to STEP and its occupancy grid to ball()."""
     testbed.save_snapshot(path, compress=False)
-    document = msgpack.unpackb(path.read_bytes())
+    document = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
     state = document["snapshot"]
     state["training_step"] = STEP
     state["density_grid_binary"] = ball(0.05, aabb_scale.bit_length()).tobytes()
     path.write_bytes(msgpack.packb(document))
     testbed.load_snapshot(path)
+
+
+def started(config: dict[str, Any], device: str, folder: Path, deterministic: bool, aabb_scale: int) -> Testbed:
+    """A model at STEP with an occupancy grid that is nearly empty: few samples, many rays."""
+    testbed = Testbed(config=config, device=device, deterministic=deterministic)
+    scene(testbed, aabb_scale)
+    empty_grid(testbed, folder / "start.msgpack", aabb_scale)
     assert testbed.training_step == STEP
     testbed.nerf.training.occupancy_schedule = OccupancySchedule.Budgeted  # small updates: before steps 272, 288, ...
     return testbed
@@ -155,11 +168,22 @@ def test_engine(name, device, folder):
     testbed.shall_train_encoding = False
     testbed.fit(2, batch_size=BATCH // 2)
     assert np.isfinite(testbed.loss)
+    switch_options(testbed, True)
+    testbed.fit(3, batch_size=BATCH // 2)
+    assert np.isfinite(testbed.loss) and testbed.image_exposures().any() and testbed.distortion_map().any()
+    switch_options(testbed, False)
 
     channels = testbed.render_channels(poses(1)[0], 9, 5, fov_x=10, spp=2)
     rgba, depth = testbed.render_with_depth(9, 5, 1, False)
     assert all(np.all(np.isfinite(a)) for a in (channels["rgb"], channels["normal"], rgba, depth))
     assert channels["alpha"].max() > 0
+    # Rays with origins of their own; activations, which the general network shows of every model.
+    testbed.set_nerf_camera_matrix(poses(1)[0])
+    testbed.aperture_size, testbed.slice_plane_z = 0.01, -0.5
+    assert np.all(np.isfinite(testbed.render(9, 5, 2)))
+    testbed.visualized_dimension, testbed.visualized_layer = 1, 3
+    assert np.all(np.isfinite(testbed.render(9, 5, 2)))
+    testbed.visualized_dimension, testbed.aperture_size = -1, 0.0
     r = np.random.default_rng(3)
     points, directions = r.uniform(-1, 1, (67, 3)), np.tile([0.6, 0.0, 0.8], (67, 1))
     rgb, density = testbed.query(points, directions)
@@ -172,6 +196,69 @@ def test_engine(name, device, folder):
     testbed.fit(1, batch_size=BATCH)
     testbed.load_snapshot(path)
     assert np.array_equal(testbed.params(), params)
+
+
+def test_inputs_of_views(device):
+    """Latents in pictures and queries of an untrained model."""
+    nested = [{"otype": "SphericalHarmonics", "n_dims_to_encode": 3, "degree": 4}, {"otype": "Identity"}]
+    config = SMALL_CONFIG | {"encoding": GRID, "dir_encoding": {"otype": "Composite", "nested": nested}}
+    testbed = Testbed(config=config, device=device)
+    images = np.random.default_rng(2).integers(256, size=(2, 17, 20, 4), dtype=np.uint8)
+    testbed.set_images(images, poses(2), (25.0, 25.0, 10.0, 8.5), n_extra_learnable_dims=3)
+    for normals in (False, True):
+        channels = ("rgb", "normal") if normals else ("rgb",)
+        out = testbed.render_channels(poses(1)[0], 4, 3, fov_x=20, channels=channels, image=1)
+        assert all(np.all(np.isfinite(a)) for a in out.values())
+    points, directions = np.zeros((67, 3)), np.tile([0.6, 0.0, 0.8], (67, 1))
+    assert not np.array_equal(*(testbed.query(points, directions, image=i)[0] for i in (0, 1)))
+
+
+def switch_options(testbed: Testbed, on: bool) -> None:
+    """Options whose kernels training has only for them: random levels, maps of errors, learned cameras."""
+    testbed.max_level_rand_training = on
+    training = testbed.nerf.training
+    training.train_mode = TrainMode.Rfl if on else TrainMode.Nerf
+    training.n_steps_between_cam_updates = 2
+    for name in ("image", "focal_plane"):
+        setattr(training, f"sample_{name}_proportional_to_error", on)
+    for name in ("extrinsics", "exposure", "distortion", "focal_length"):
+        setattr(training, f"optimize_{name}", on)
+
+
+def test_error_maps(device, folder):
+    """Over an end of their first interval, whose errors count in proportion to sharpness."""
+    testbed = started(SMALL_CONFIG, device, folder, True, 1)
+    training = testbed.nerf.training
+    training.occupancy_schedule = OccupancySchedule.Specification
+    training.sample_image_proportional_to_error = training.sample_focal_plane_proportional_to_error = True
+    training.include_sharpness_in_error = True
+    testbed.fit(16, batch_size=256)
+    path = folder / "errors.msgpack"
+    testbed.save_snapshot(path, include_optimizer_state=True, compress=False)
+    document = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
+    document["snapshot"]["pyngp"]["train_state"]["error_map"]["steps"] = 128
+    path.write_bytes(msgpack.packb(document))
+    testbed.load_snapshot(path)
+    testbed.fit(2, batch_size=256)
+    assert np.isfinite(testbed.loss)
+
+
+def test_latents(device, folder):
+    """Their forward and backward pass, their optimizer, and a fit to a picture."""
+    testbed = Testbed(config=json.loads(_core.base_nerf_config()) | SMALL_CONFIG, device=device, deterministic=True)
+    images = np.random.default_rng(2).integers(256, size=(2, 17, 20, 4), dtype=np.uint8)
+    testbed.set_images(images, poses(2), (25.0, 25.0, 10.0, 8.5), n_extra_learnable_dims=3)
+    path = folder / "latents.msgpack"
+    empty_grid(testbed, path, 1)
+    testbed.nerf.training.occupancy_schedule = OccupancySchedule.Budgeted
+    before = np.array([testbed.nerf.training.get_extra_dims(i) for i in range(2)])
+    testbed.fit(2, batch_size=BATCH)
+    after = np.array([testbed.nerf.training.get_extra_dims(i) for i in range(2)])
+    assert np.all(np.isfinite(after)) and np.all(after != before)
+    fit = _core.LatentFit(images[0], poses(1)[0], (25.0, 25.0), (0.5, 0.5), _core.Lens())
+    fit.rays_per_step = 150
+    loss, gradient = testbed.latent_gradient(fit, after[0].astype(np.float32), 0)
+    assert np.isfinite(loss) and np.any(gradient != 0)
 
 
 def test_occupancy(device):

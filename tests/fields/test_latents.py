@@ -40,8 +40,8 @@ class CastScene:
     test_images: NDArray[np.uint8]
     test_poses: F64
 
-    def testbed(self, n_latent: int = N_LATENT) -> Testbed:
-        testbed = Testbed(device="cpu", config=CONFIG)
+    def testbed(self, device: str, n_latent: int = N_LATENT) -> Testbed:
+        testbed = Testbed(device=device, config=CONFIG, deterministic=True)
         testbed.set_images(self.images, self.poses, INTRINSICS, n_extra_learnable_dims=n_latent)
         return testbed
 
@@ -58,8 +58,8 @@ def cast() -> CastScene:
 
 
 @pytest.fixture(scope="module")
-def cast_snapshot(cast: CastScene, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    testbed = cast.testbed()
+def cast_snapshot(cast: CastScene, device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    testbed = cast.testbed(device)
     testbed.fit(STEPS, batch_size=BATCH)
     path = tmp_path_factory.mktemp("latents") / "cast.ingp"
     testbed.save_snapshot(path)
@@ -67,8 +67,8 @@ def cast_snapshot(cast: CastScene, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def trained_on_cast(cast_snapshot: Path) -> Testbed:
-    testbed = Testbed(device="cpu")
+def trained_on_cast(cast_snapshot: Path, device: str) -> Testbed:
+    testbed = Testbed(device=device, deterministic=True)
     testbed.load_snapshot(cast_snapshot)
     return testbed
 
@@ -78,10 +78,10 @@ def psnr_of(testbed: Testbed, pose: F64, picture: NDArray[np.uint8], columns: sl
     return psnr(linear_to_srgb(out["rgb"])[:, columns], on_black(picture)[:, columns])
 
 
-def test_a_latent_fitted_to_one_half_beats_that_of_image_0_on_the_other(cast, trained_on_cast):
+def test_a_latent_fitted_to_one_half_beats_that_of_image_0_on_the_other(cast, trained_on_cast, device):
     """Also a field without latents, which can only learn what the casts are on average."""
     testbed, left, right = trained_on_cast, slice(0, SIZE // 2), slice(SIZE // 2, SIZE)
-    plain = cast.testbed(0)
+    plain = cast.testbed(device, 0)
     plain.fit(STEPS, batch_size=BATCH)
     rows = []
     with evaluation_settings(testbed), evaluation_settings(plain):
@@ -253,7 +253,7 @@ def lit(tmp_path_factory: pytest.TempPathFactory) -> LitScene:
 
 
 @pytest.fixture(scope="module")
-def lit_testbed(lit: LitScene) -> Callable[[bool], Testbed]:
+def lit_testbed(lit: LitScene, device: str) -> Callable[[bool], Testbed]:
     @cache
     def train(with_lights: bool) -> Testbed:
         path = lit.train
@@ -263,7 +263,7 @@ def lit_testbed(lit: LitScene) -> Callable[[bool], Testbed]:
                 del frame["driver_parameters"]
             path = path.with_name("unlit.json")
             path.write_text(json.dumps(document))
-        testbed = Testbed(data=path, config=CONFIG, device="cpu")
+        testbed = Testbed(data=path, config=CONFIG, device=device, deterministic=True)
         testbed.fit(STEPS, batch_size=BATCH)
         return testbed
 
@@ -278,7 +278,7 @@ def test_light_directions_help(lit, lit_testbed):
     assert found[True] > found[False] + 1
 
 
-def test_light_directions_are_inputs(lit, lit_testbed, tmp_path):
+def test_light_directions_are_inputs(lit, lit_testbed, tmp_path, device):
     """(d + 1) / 2 with axes cycled as all directions are (C.5), not trained, and kept in snapshots."""
     testbed = lit_testbed(True)
     data = testbed.nerf.training.dataset
@@ -304,7 +304,7 @@ def test_light_directions_are_inputs(lit, lit_testbed, tmp_path):
             testbed.nerf.set_rendering_light_dir(direction)
 
     testbed.save_snapshot(tmp_path / "lit.ingp")
-    other = Testbed(device="cpu")
+    other = Testbed(device=device)
     other.load_snapshot(tmp_path / "lit.ingp")
     np.testing.assert_allclose(picture(other), first, atol=0.02)  # parameters became halves
     assert other.nerf.training.get_extra_dims(5) == testbed.nerf.training.get_extra_dims(5)
@@ -314,9 +314,9 @@ def test_light_directions_are_inputs(lit, lit_testbed, tmp_path):
     other.fit(1, batch_size=1024)
 
 
-def test_changed_lights_count(lit):
+def test_changed_lights_count(lit, device):
     """Metadata is live: the next step, and pictures, see another light."""
-    testbed = Testbed(data=lit.train, config=CONFIG, device="cpu")
+    testbed = Testbed(data=lit.train, config=CONFIG, device=device)
     view = testbed.nerf.training.dataset.metadata[2]
     view.light_dir = [0, 1, 0]
     assert testbed.nerf.training.get_extra_dims(2) == [0.5, 1.0, 0.5]

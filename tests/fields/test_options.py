@@ -56,9 +56,7 @@ NONE = getattr(NerfActivation, "None")
 # A schedule that updates in every step, and one map of errors.
 UPDATES = {TRAIN + "occupancy_schedule": OccupancySchedule.Specification}
 BY_PIXEL = {TRAIN + "sample_focal_plane_proportional_to_error": True}
-FOCAL, POSES, EXPOSURE = (
-    {TRAIN + f"optimize_{what}": True} for what in ("focal_length", "extrinsics", "exposure")
-)
+FOCAL, POSES, EXPOSURE = ({TRAIN + f"optimize_{what}": True} for what in ("focal_length", "extrinsics", "exposure"))
 FIXED_BACKGROUND = {TRAIN + "random_bg_color": False}
 
 TRAINING = [
@@ -67,7 +65,7 @@ TRAINING = [
     Option("shall_train_encoding", False),
     Option("shall_train_network", False),
     Option("training_batch_size", 1 << 14),
-    Option("max_level_rand_training", True, devices=CPU),
+    Option("max_level_rand_training", True),
     *(Option(NERF + "rgb_activation", a) for a in (NONE, NerfActivation.ReLU, NerfActivation.Exponential)),
     *(Option(NERF + "density_activation", a) for a in (NONE, NerfActivation.ReLU, NerfActivation.Logistic)),
     Option(NERF + "cone_angle_constant", 1 / 32),
@@ -81,19 +79,18 @@ TRAINING = [
     Option(TRAIN + "density_grid_decay", 1.0, UPDATES, steps=5),
     Option(TRAIN + "occupancy_schedule", OccupancySchedule.Budgeted, UPDATES, steps=5),
     # The first maps are drawn from after 128 steps.
-    Option(TRAIN + "sample_image_proportional_to_error", True, steps=132, devices=CPU),
-    Option(TRAIN + "sample_focal_plane_proportional_to_error", True, steps=132, devices=CPU),
-    Option(TRAIN + "include_sharpness_in_error", True, BY_PIXEL, steps=132, devices=CPU),
+    Option(TRAIN + "sample_image_proportional_to_error", True, steps=132),
+    Option(TRAIN + "sample_focal_plane_proportional_to_error", True, steps=132),
+    Option(TRAIN + "include_sharpness_in_error", True, BY_PIXEL, steps=132),
     # Cameras are updated after every 16 steps, poses from step 271 on; a step later, that is in the parameters.
-    *(Option(TRAIN + f"optimize_{what}", True, steps=17, devices=CPU) for what in
-      ("exposure", "distortion", "focal_length")),
-    Option(TRAIN + "optimize_extrinsics", True, steps=273, devices=CPU),
-    Option(TRAIN + "n_steps_between_cam_updates", 4, FOCAL, steps=5, devices=CPU),
-    Option(TRAIN + "extrinsic_learning_rate", 1e-2, POSES, steps=273, devices=CPU),
+    *(Option(TRAIN + f"optimize_{what}", True, steps=17) for what in ("exposure", "distortion", "focal_length")),
+    Option(TRAIN + "optimize_extrinsics", True, steps=273),
+    Option(TRAIN + "n_steps_between_cam_updates", 4, FOCAL, steps=5),
+    Option(TRAIN + "extrinsic_learning_rate", 1e-2, POSES, steps=273),
     # From the second update on: there is nothing to pull back before.
-    Option(TRAIN + "extrinsic_l2_reg", 1.0, POSES, steps=289, devices=CPU),
-    Option(TRAIN + "intrinsic_l2_reg", 1.0, FOCAL, steps=33, devices=CPU),
-    Option(TRAIN + "exposure_l2_reg", 1.0, EXPOSURE, steps=65, devices=CPU),
+    Option(TRAIN + "extrinsic_l2_reg", 1.0, POSES, steps=289),
+    Option(TRAIN + "intrinsic_l2_reg", 1.0, FOCAL, steps=33),
+    Option(TRAIN + "exposure_l2_reg", 1.0, EXPOSURE, steps=65),
 ]
 
 TURNED = [[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]
@@ -125,13 +122,13 @@ RENDERING = [
     Option(TRAIN + "linear_colors", True),
     *(Option("render_mode", m) for m in RenderMode.__members__.values() if m != RenderMode.Shade),
     Option(NERF + "render_gbuffer_hard_edges", True, {"render_mode": RenderMode.Positions}),
-    Option("aperture_size", 0.1, devices=CPU),
-    Option("dof", 0.1, devices=CPU),
+    Option("aperture_size", 0.1),
+    Option("dof", 0.1),
     Option("parallax_shift", [0.2, 0.0, 1.0]),
     Option("render_transparency_as_checkerboard", True, {"background_color": [0.0, 0.0, 0.0, 0.0]}),
     Option("render_lens", Lens(LensMode.OpenCV, [0.2, 0.0, 0.0, 0.0])),
     Option("render_with_lens_distortion", False, {"render_lens": Lens(LensMode.OpenCV, [0.2, 0.0, 0.0, 0.0])}),
-    Option("visualized_dimension", 3, devices=CPU),
+    *(Option("visualized_dimension", 3, {"visualized_layer": layer}) for layer in range(5)),  # encoding to output
 ]
 
 # Writable, but no options: what they do is tested where they belong.

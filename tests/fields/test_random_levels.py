@@ -39,7 +39,7 @@ def without_fine_levels(testbed: Testbed, config: dict, kept: int, folder: Path)
     state["params_binary"] = params.tobytes()
     state.pop("pyngp")  # its checksum is that of the whole
     path.write_bytes(gzip.compress(msgpack.packb(document)))
-    cut = Testbed(device="cpu")
+    cut = Testbed(device=testbed.device)
     cut.load_snapshot(path)
     return cut
 
@@ -49,11 +49,11 @@ def psnr_of(testbed: Testbed, tiny: TinyScene) -> float:
     return evaluate(testbed, frames, load_images(frames)).psnr
 
 
-def test_coarse_levels_learn_to_stand_alone(tiny, small_config, tmp_path):
+def test_coarse_levels_learn_to_stand_alone(tiny, small_config, tmp_path, device):
     """Rendered with half of its levels, a model trained this way is better than one that never lacked them."""
     quality = {}
     for random in (False, True):
-        testbed = Testbed(data=tiny.train, config=small_config, device="cpu")
+        testbed = Testbed(data=tiny.train, config=small_config, device=device)
         testbed.max_level_rand_training = random
         testbed.fit(250, batch_size=4096)
         whole = psnr_of(testbed, tiny)
@@ -63,7 +63,7 @@ def test_coarse_levels_learn_to_stand_alone(tiny, small_config, tmp_path):
     assert quality[True][0] > quality[False][0] - 2
 
 
-def test_levels_that_no_ray_sees_keep_their_bytes(tiny, small_config, tmp_path):
+def test_levels_that_no_ray_sees_keep_their_bytes(tiny, small_config, tmp_path, device):
     """A cut ray leaves no gradient in finer levels: in a step of rays that all are cut, they do not move. With 8 rays
     in the first step, the draws of some seed are all below the last level's."""
     config = small_config | {"encoding": small_config["encoding"] | {"n_levels": 16}}
@@ -77,14 +77,14 @@ def test_levels_that_no_ray_sees_keep_their_bytes(tiny, small_config, tmp_path):
             break
     assert kept is not None, "one seed of 430 has only cut rays"
     seed, seen = kept
-    testbed = Testbed(data=tiny.train, config=config, device="cpu", seed=seed)
+    testbed = Testbed(data=tiny.train, config=config, device=device, seed=seed)
     testbed.max_level_rand_training = True
     before = testbed.params()
     testbed.fit(1, batch_size=512)
     after = testbed.params()
     first = testbed.n_params() - testbed.n_encoding_params() + levels[seen][2] * 2
-    assert np.array_equal(before[first:], after[first:])
-    assert not np.array_equal(before[:first], after[:first])
+    moved = np.abs(after - before)
+    assert moved[first:].max() <= 1e-10 < 1e-3 < moved[:first].max()  # averaging rounds 1e-4; a step is 1e-2
     testbed.reset()
     testbed.max_level_rand_training = False
     testbed.fit(1, batch_size=512)

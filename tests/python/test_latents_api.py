@@ -21,8 +21,8 @@ CONFIG["network"]["n_neurons"] = CONFIG["rgb_network"]["n_neurons"] = 16
 TRAIN = """
 import json, sys
 from pyngp import Testbed
-scene, config, out, steps, *resume = sys.argv[1:]
-testbed = Testbed(data=scene, config=json.loads(config), device="cpu")
+device, scene, config, out, steps, *resume = sys.argv[1:]
+testbed = Testbed(data=scene, config=json.loads(config), device=device, deterministic=True)
 if resume:
     testbed.load_snapshot(resume[0])
 testbed.fit(int(steps), batch_size=2048)
@@ -48,8 +48,8 @@ def latent_scene(tiny):
 
 
 @pytest.fixture
-def testbed(latent_scene) -> Testbed:
-    return Testbed(data=latent_scene, config=CONFIG, device="cpu")
+def testbed(latent_scene, device) -> Testbed:
+    return Testbed(data=latent_scene, config=CONFIG, device=device)
 
 
 def unpack(path: Path) -> Any:
@@ -94,8 +94,8 @@ def test_only_views_in_use_learn(testbed):
 
 
 @pytest.mark.parametrize("name", ["optimize_extra_dims", "optimize_per_image_latents"])
-def test_switching_on_allocates_sixteen(name, tiny):
-    testbed = Testbed(data=tiny.train, config=CONFIG, device="cpu")
+def test_switching_on_allocates_sixteen(name, tiny, device):
+    testbed = Testbed(data=tiny.train, config=CONFIG, device=device)
     training = testbed.nerf.training
     assert not training.optimize_extra_dims and training.get_extra_dims(0) == []
     assert testbed.nerf.get_rendering_extra_dims() == []
@@ -116,9 +116,12 @@ def test_switching_on_allocates_sixteen(name, tiny):
     assert len(testbed.nerf.training.get_extra_dims(3)) == 16
 
 
-def test_rendering_extra_dims(testbed, tiny):
-    nerf, training, pose = testbed.nerf, testbed.nerf.training, tiny.poses[0]
+def test_rendering_extra_dims(testbed, tiny, device, tmp_path):
     testbed.fit(40, batch_size=2048)
+    testbed.save_snapshot(tmp_path / "s.ingp")
+    testbed = Testbed(device=device)
+    testbed.load_snapshot(tmp_path / "s.ingp")
+    nerf, training, pose = testbed.nerf, testbed.nerf.training, tiny.poses[0]
     assert nerf.rendering_extra_dims_from_training_view == 0
     assert nerf.get_rendering_extra_dims() == training.get_extra_dims(0)
     first = picture(testbed, pose)
@@ -149,7 +152,8 @@ def test_rendering_extra_dims(testbed, tiny):
     np.testing.assert_array_equal(density, testbed.query(points))
 
 
-def test_appearances_that_cannot_be_used(testbed, tiny):
+def test_appearances_that_cannot_be_used(latent_scene, device, tiny):
+    testbed = Testbed(data=latent_scene, config=CONFIG, device=device)
     nerf, pose = testbed.nerf, tiny.poses[0]
     for complaint, call in {
         "training view 20 does not exist": lambda: picture(testbed, pose, image=20),
@@ -173,7 +177,7 @@ def test_appearances_that_cannot_be_used(testbed, tiny):
     nerf.rendering_extra_dims_from_training_view = -1
     with pytest.raises(RuntimeError, match="set_rendering_extra_dims"):
         picture(testbed, pose)
-    plain = Testbed(data=tiny.train, config=CONFIG, device="cpu")
+    plain = Testbed(data=tiny.train, config=CONFIG, device=device)
     with pytest.raises(RuntimeError, match="neither"):
         picture(plain, pose, latent=[0] * 5)
     with pytest.raises(RuntimeError, match="neither"):
@@ -183,19 +187,19 @@ def test_appearances_that_cannot_be_used(testbed, tiny):
     np.testing.assert_array_equal(picture(plain, pose), picture(plain, pose, image=0))
 
 
-def test_bytes_do_not_depend_on_threads(latent_scene, tmp_path, python):
+def test_bytes_do_not_depend_on_threads(latent_scene, tmp_path, python, device):
     files = []
     for threads in ("1", "3"):
         files.append(tmp_path / f"{threads}.ingp")
-        python(TRAIN, latent_scene, json.dumps(CONFIG), files[-1], 40, env={"PYNGP_NUM_THREADS": threads})
+        python(TRAIN, device, latent_scene, json.dumps(CONFIG), files[-1], 40, env={"PYNGP_NUM_THREADS": threads})
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_training_resumes_exactly(latent_scene, tmp_path, python):
+def test_training_resumes_exactly(latent_scene, tmp_path, python, device):
     whole, half, resumed = (tmp_path / f"{name}.ingp" for name in ("whole", "half", "resumed"))
-    python(TRAIN, latent_scene, json.dumps(CONFIG), whole, 40)
-    python(TRAIN, latent_scene, json.dumps(CONFIG), half, 20)
-    python(TRAIN, latent_scene, json.dumps(CONFIG), resumed, 20, half)
+    python(TRAIN, device, latent_scene, json.dumps(CONFIG), whole, 40)
+    python(TRAIN, device, latent_scene, json.dumps(CONFIG), half, 20)
+    python(TRAIN, device, latent_scene, json.dumps(CONFIG), resumed, 20, half)
     assert whole.read_bytes() == resumed.read_bytes()
 
 
@@ -372,29 +376,13 @@ def test_lights_take_the_place_of_latents(tiny):
     assert testbed.n_extra_dims == 3 and training.get_extra_dims(2) == [0.5, 0.5, 1.0]
 
 
-def test_a_gpu_has_none(cuda, tiny, latent_scene, tmp_path):
-    """One clear error that says where there are some; what was there stays."""
-    testbed = Testbed(data=tiny.train, config=CONFIG, device=cuda)
-    training = testbed.nerf.training
-    Testbed(data=latent_scene, config=CONFIG, device="cpu").save_snapshot(tmp_path / "s.ingp")
-    for act in (
-        lambda: testbed.load_training_data(latent_scene),
-        lambda: setattr(training, "optimize_extra_dims", True),
-        lambda: testbed.load_snapshot(tmp_path / "s.ingp"),
-    ):
-        with pytest.raises(RuntimeError, match='device="cpu"'):
-            act()
-    testbed.fit(2, batch_size=2048)
-    assert testbed.training_step == 2 and testbed.n_extra_dims == 0
-
-
-def test_eval_fits_halves(testbed, tiny, tmp_path, cli):
+def test_eval_fits_halves(testbed, tiny, tmp_path, cli, device):
     testbed.fit(30, batch_size=2048)
     testbed.save_snapshot(tmp_path / "s.ingp")
     figures = []
     for options in ((), ("--fit-latents", "left")):
         report = tmp_path / "report.json"
-        arguments = ("eval", tmp_path / "s.ingp", "--test", tiny.test, "--device", "cpu", "--report", report)
+        arguments = ("eval", tmp_path / "s.ingp", "--test", tiny.test, "--device", device, "--report", report)
         code, _, err = cli(*arguments, *options)
         assert code == 0, err
         figures.append(json.loads(report.read_text())["psnr"])

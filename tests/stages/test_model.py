@@ -182,6 +182,44 @@ class ModelTwin:
         blocks = [*dw_density, *dw_rgb, d_grid], [*sd_density, *sd_rgb, sd_grid]
         return concatenated(blocks[0]), concatenated(blocks[1])
 
+    def input_gradients(
+        self,
+        params: np.ndarray,
+        positions: np.ndarray,
+        directions: np.ndarray,
+        d_raw: np.ndarray,
+        encoded: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of sum(d_raw * raw), with respect to positions, directions and extra dimensions, (N, 6 + n_extra), and
+        bounds of the errors."""
+        first, second = self.forward(params, positions, directions, encoded)
+        d_rgb = np.zeros(second.output.shape)
+        d_rgb[:, :3] = d_raw[:, :3]
+        _, _, d, sd_d = second.backward(d_rgb, no_error(d_rgb))
+        columns = DENSITY_OUTPUTS + self.direction.columns
+        x = self.direction_input(directions)
+        of_direction = chained(self.direction, np.zeros(0), x, d[:, columns], sd_d[:, columns])
+        d, sd_d = d[:, :DENSITY_OUTPUTS].copy(), sd_d[:, :DENSITY_OUTPUTS]
+        d[:, 0] += d_raw[:, 3]
+        _, _, d, sd_d = first.backward(d, sd_d + U * np.abs(d))
+        used, table = self.position.columns, params[self.grid_begin :].astype(np.float64)
+        of_position = chained(self.position, table, self.unit(positions), d[:, used], sd_d[:, used])
+        factors = np.concatenate([np.full(3, 1 / self.aabb_scale), np.full(3, 0.5), np.ones(self.n_extra)])
+        value, bound = (np.concatenate(pair, axis=1) for pair in zip(of_position, of_direction, strict=True))
+        return value * factors, bound * factors
+
+
+def chained(
+    encoding: EncodingTwin, params: np.ndarray, x: np.ndarray, d: np.ndarray, sd_d: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient with respect to an encoding's inputs, given that of its outputs with its error; and a bound of it."""
+    gradient, bound = encoding.position_gradient(params, x, d)
+    variance = np.zeros(gradient.shape)
+    for k, one in enumerate(np.eye(d.shape[1])):
+        along, _ = encoding.position_gradient(params, x, np.tile(one, (len(d), 1)))
+        variance += (along * sd_d[:, k : k + 1]) ** 2
+    return gradient, bound + LAMBDA * np.sqrt(variance)
+
 
 def unit_positions(r: np.random.Generator, n: int, level_scale: float) -> np.ndarray:
     """Corners of the box, borders of a level's cells, a ray, and anywhere, also outside the box."""
@@ -461,6 +499,51 @@ def test_encoded_and_density_gradient(name: str, aabb_scale: int, device: str) -
     gradient = model.density_gradient()
     assert_within(gradient, slope / aabb_scale, (bound + LAMBDA * np.sqrt(variance)) / aabb_scale, "gradient")
     assert np.linalg.norm(slope) > 1  # the test means something
+
+
+WITH_INPUT_GRADIENTS = [
+    "base", "smoothstep", "F1", "F8 tiled", "cutlass", "linear", "composite", "no ReLU", "40 columns", "SH 2", "SH 8",
+    "direction identity, cutlass", "direction frequency", "direction one-blob", "nearest", "2D grid, frequency",
+]  # fmt: skip
+
+
+def check_input_gradients(config: str, n: int, device: str, isa: str = "", aabb_scale: int = 1) -> None:
+    twin = ModelTwin(config, aabb_scale, device)
+    params, positions, directions, d_raw = samples(twin, n)
+    model = stages.Model(config, aabb_scale, positions, directions, d_raw, isa=isa, device=device, input_gradients=True)
+    model.set_params(params)
+    model.forward_backward()
+    got = model.input_gradients()
+    wanted, bound = twin.input_gradients(params, positions, directions, d_raw, model.encoded() if twin.halves else None)
+    for what, columns in (("position", slice(0, 3)), ("direction", slice(3, 6))):
+        assert_within(got[:, columns], wanted[:, columns], bound[:, columns], what)
+        of = bound[:, columns].mean() / max(np.abs(wanted[:, columns]).mean(), 1e-9)
+        assert of < (0.2 if twin.halves else 1e-3) or not wanted[:, columns].any(), f"{what}: the bound says nothing"
+    without = stages.Model(config, aabb_scale, positions, directions, d_raw, isa=isa, device=device)
+    without.set_params(params)
+    for m in (model, without):
+        m.forward_backward()
+        m.scatter()
+    if device == "cpu":
+        return  # where two passes added up weights' gradients
+    networks = slice(0, twin.grid_begin)  # the table's are added up in any order
+    assert np.array_equal(model.gradient()[networks], without.gradient()[networks])
+
+
+@pytest.mark.parametrize(("device", "isa"), PLACES)
+@pytest.mark.parametrize("name", WITH_INPUT_GRADIENTS)
+def test_input_gradients(name: str, device: str, isa: str) -> None:
+    """What poses are learned from: slopes with respect to positions and directions."""
+    check_input_gradients(small_config(name), 130, device, isa)
+
+
+@pytest.mark.parametrize("n_hidden", [1, 2])
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+def test_input_gradients_of_fused_networks(width: int, n_hidden: int, device: str) -> None:
+    config = model_config(
+        encoding=COLUMNS["32 columns, F4"]["encoding"], network=network(width, 1), rgb_network=network(width, n_hidden)
+    )
+    check_input_gradients(config, 190, device, aabb_scale=4)
 
 
 @pytest.mark.parametrize("name", ["base", "smoothstep", "cutlass", "direction frequency"])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pyngp import Testbed, _core
 from pyngp._core import stages
-from stages.helpers import ISAS, LAMBDA, assert_within, grid_encoding, model_config, network, no_error
-from stages.test_model import DENSITY_OUTPUTS, ModelTwin, samples
+from stages.helpers import LAMBDA, PLACES, assert_within, grid_encoding, model_config, network
+from stages.test_model import ModelTwin, poison, samples
 
 IDENTITY = {"otype": "Identity"}
 HARMONICS = {"otype": "SphericalHarmonics", "n_dims_to_encode": 3, "degree": 4}
@@ -43,51 +43,39 @@ CASES = {
 }
 
 
-def model_of(name: str, n: int, isa: str = "", seed: int = 0) -> tuple[ModelTwin, tuple[np.ndarray, ...], stages.Model]:
+def model_of(
+    name: str, n: int, device: str = "cpu", isa: str = "", seed: int = 0
+) -> tuple[ModelTwin, tuple[np.ndarray, ...], stages.Model]:
     text, n_extra = CASES[name]
-    twin = ModelTwin(text, n_extra=n_extra)
+    twin = ModelTwin(text, device=device, n_extra=n_extra)
     arrays = samples(twin, n, seed)
     params, positions, directions, d_raw = arrays
     extra = twin.extra_of(directions)
-    model = stages.Model(text, 1, positions, directions, d_raw, isa=isa, extra_dims=extra)
+    model = stages.Model(
+        text, 1, positions, directions, d_raw, device=device, isa=isa, extra_dims=extra, input_gradients=True
+    )
     assert model.params().shape == (twin.n_params,)
+    poison(model, twin.n_params, device)
     model.set_params(params)
     return twin, arrays, model
 
 
-def extra_gradient(
-    twin: ModelTwin, params: np.ndarray, positions: np.ndarray, directions: np.ndarray, d_raw: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of sum(d_raw * raw) with respect to every sample's extra dimensions, and a bound of its error."""
-    _, second = twin.forward(params, positions, directions)
-    d_rgb = np.zeros(second.output.shape)
-    d_rgb[:, :3] = d_raw[:, :3]
-    _, _, d, sd_d = second.backward(d_rgb, no_error(d_rgb))
-    columns = DENSITY_OUTPUTS + twin.direction.columns
-    d, sd_d = d[:, columns], sd_d[:, columns]
-    x = twin.direction_input(directions)
-    gradient, bound = twin.direction.position_gradient(np.zeros(0), x, d)
-    variance = np.zeros(gradient.shape)
-    for k, one in enumerate(np.eye(d.shape[1])):
-        along, _ = twin.direction.position_gradient(np.zeros(0), x, np.tile(one, (len(d), 1)))
-        variance += (along * sd_d[:, k : k + 1]) ** 2
-    return gradient[:, 3:], (bound + LAMBDA * np.sqrt(variance))[:, 3:]
-
-
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("device", "isa"), PLACES)
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_and_gradients(name: str, isa: str) -> None:
-    twin, (params, positions, directions, d_raw), model = model_of(name, 150, isa)
+def test_outputs_and_gradients(name: str, device: str, isa: str) -> None:
+    twin, (params, positions, directions, d_raw), model = model_of(name, 150, device, isa)
+    assert not twin.halves
     model.forward()
     wanted, sd = twin.raw(params, positions, directions)
     assert_within(model.raw(), wanted, LAMBDA * sd, "raw")
     model.forward_backward()
     model.scatter()
-    wanted, sd = twin.gradient(params, positions, directions, d_raw)
+    wanted, sd = twin.gradient(params, positions, directions, d_raw, "floats" if device == "cpu" else "halves")
     assert_within(model.gradient(), wanted, LAMBDA * sd, "gradient")
-    wanted, bound = extra_gradient(twin, params, positions, directions, d_raw)
-    assert_within(model.extra_dims_gradient(), wanted, bound, "extra dimensions")
-    assert np.abs(wanted).max() > 100 * bound.max()  # the test means something
+    wanted, bound = twin.input_gradients(params, positions, directions, d_raw)
+    got = np.concatenate([model.input_gradients(), model.extra_dims_gradient()], axis=1)
+    assert_within(got, wanted, bound, "inputs")
+    assert np.abs(wanted[:, 6:]).max() > 100 * bound[:, 6:].max()  # the test means something
 
 
 @pytest.mark.parametrize("name", ["16 latents", "frequencies of latents", "harmonics last"])
@@ -96,7 +84,7 @@ def test_finite_differences(name: str) -> None:
     twin, (params, positions, directions, d_raw), model = model_of(name, 40, seed=3)
     model.forward_backward()
     gradient = model.extra_dims_gradient().astype(np.float64)
-    _, bound = extra_gradient(twin, params, positions, directions, d_raw)
+    bound = twin.input_gradients(params, positions, directions, d_raw)[1][:, 6:]
     x = twin.direction_input(directions).astype(np.float64)
     h = 1e-6  # float64 leaves 1e-15 / 1e-6; curvature h^2
 

@@ -444,7 +444,7 @@ struct TracedSample {
     const float* activation; // that takes the place of colours, or null
 };
 Vec3 shown_value(const TraceJob& job, const RenderRay& ray, const TracedSample& s, float alpha) {
-    if (s.activation) return {max_of(*s.activation, 0.0f), 0.0f, max_of(-*s.activation, 0.0f)};
+    if (s.activation) return VisualizedActivation::value(*s.activation);
     if (job.shows.mode == RenderMode::Shade) return sample_color(job.model->rgb_activation, s.raw);
     return geometry_value(job.shows, alpha, ray.march.position(s.t), (s.t + job.near_distance) * ray.z_per_t);
 }
@@ -566,6 +566,25 @@ void evaluate(const NerfModelView& model, const Vec3* positions, const Vec3* dir
     }
 }
 
+// Of m samples from number `begin` on, after backward_tile().
+void store_input_gradients(const NerfModelView& model, const Vec3* directions, int64_t begin, int m,
+                           const PositionTile& tile, const Activations& a, const NerfWorkspace& w,
+                           const TrainChunk& results) {
+    if (!results.d_extra_dims && !results.ray_gradients) return;
+    PositionTile g;
+    if (results.ray_gradients)
+        position_gradient(*model.position, model.encoding_params, tile, m, w.d_input, a.density.input_stride[0], nullptr,
+                          g);
+    const Vec3 scale = box_scale(model.box);
+    const float* d_direction = w.d_encoding + model.density.shape.n_out;
+    for (int s = 0; s < m; ++s) {
+        const DirectionGradient d(model, directions[begin + s], begin + s, d_direction + s * a.rgb.input_stride[0]);
+        if (results.d_extra_dims) d.store_extra_dims(results.d_extra_dims + (begin + s) * model.n_extra_dims());
+        if (results.ray_gradients)
+            results.ray_gradients[begin + s] = {Vec3{g.axis[0][s], g.axis[1][s], g.axis[2][s]} * scale, d.direction()};
+    }
+}
+
 void forward_backward(const NerfModelView& model, const Vec3* positions, const Vec3* directions, const RawSample* d_raw,
                       int64_t n, NerfWorkspace& w, TrainChunk& results) {
     Activations a(model, w.tile, w.stride, 0);
@@ -579,10 +598,7 @@ void forward_backward(const NerfModelView& model, const Vec3* positions, const V
             d_density[s] = d_raw[begin + s].density;
         }
         backward_tile(model, tile, a, d_density, m, w, results);
-        const float* d_direction = w.d_encoding + model.density.shape.n_out;
-        for (int s = 0; results.d_extra_dims && s < m; ++s)
-            DirectionGradient(model, directions[begin + s], begin + s, d_direction + s * a.rgb.input_stride[0])
-                .store_extra_dims(results.d_extra_dims + (begin + s) * model.n_extra_dims());
+        store_input_gradients(model, directions, begin, m, tile, a, w, results);
     }
 }
 

@@ -44,21 +44,8 @@ namespace {
 } // namespace
 void NerfEngine::wait_for_stream(uintptr_t) { fail_without_device(); }
 std::shared_ptr<SharedMemory> NerfEngine::keep_pixels(const void*, int64_t) { fail_without_device(); }
+std::shared_ptr<SharedMemory> NerfEngine::fetch(const void*, int64_t) { fail_without_device(); }
 bool NerfEngine::all_finite(const float*, int64_t) { fail_without_device(); }
-
-void NerfEngine::set_view_inputs(ViewInputs inputs) {
-    if (inputs.n_dims > 0) fail_with_view_inputs();
-}
-const ViewInputs& NerfEngine::view_inputs() const {
-    static const ViewInputs none{};
-    return none;
-}
-float NerfEngine::view_input_gradient(const ViewInputLoss&, std::vector<float>&) { fail_with_view_inputs(); }
-
-void fail_with_view_inputs() {
-    fail("models with per-image latents or light directions (n_extra_learnable_dims, driver_parameters, "
-         "optimize_extra_dims) run on the CPU only; use Testbed(device=\"cpu\")");
-}
 
 #if !defined(NGP_HAVE_CUDA) // else: cuda/nerf.cu and cuda/bench.cu
 std::unique_ptr<NerfEngine> make_cuda_nerf_engine(const CudaOptions& options) {

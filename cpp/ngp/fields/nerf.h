@@ -46,8 +46,8 @@ struct NerfTrainOptions {
     ColorOptions color;
     LossType loss = LossType::Huber;
     TrainMode train_mode = TrainMode::Nerf;
-    ErrorMapOptions error_map;  // CPU only
-    bool random_levels = false; // level_cut.h; CPU only
+    ErrorMapOptions error_map;
+    bool random_levels = false; // level_cut.h
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
     float near_distance = 0.1f;
@@ -84,9 +84,7 @@ struct FrameRequest {
     LensBlur blur;
     ShutterMotion motion; // of the camera from `pose`
     ModeOptions shows;    // a mode that marches: not Distortion, not Slice
-    // Activation that takes the place of colours: column of a layer, which are the inputs of the density network's
-    // layers, those of the rgb network's, and its output; -1: none.
-    int visualized_layer = 0, visualized_dimension = -1;
+    VisualizedActivation visualized;
     int image = -1;                // training view whose appearance the picture has; -1: none in particular
     std::vector<float> extra_dims; // of the model, which rays get besides their direction (ViewInputs)
     bool distortion_map = false; // through the learned one
@@ -143,12 +141,11 @@ class NerfEngine {
     virtual StepResult last_step() = 0; // zeros before the first
 
     // --- what the direction encoding gets of each training view besides the direction
-    // One for each view, of the network's n_extra_dims; trained in place if the options say so. Raises ngp::Error on
-    // devices that have none.
-    virtual void set_view_inputs(ViewInputs inputs);
-    virtual const ViewInputs& view_inputs() const;
+    // One for each view, of the network's n_extra_dims; trained in place if the options say so.
+    virtual void set_view_inputs(ViewInputs inputs) = 0;
+    virtual const ViewInputs& view_inputs() const = 0;
     // Mean loss over rays and channels for the averaged weights, and its gradient with respect to the extra dimensions.
-    virtual float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient);
+    virtual float view_input_gradient(const ViewInputLoss& job, std::vector<float>& gradient) = 0;
 
     // --- rendering and queries, of the averaged weights. They return when their results are there.
     // A picture finished for display, in host memory: `rgba` gets 4 floats a pixel, `depth` (may be null) one.
@@ -172,6 +169,8 @@ class NerfEngine {
     virtual void wait_for_stream(uintptr_t stream);
     // A copy of training pixels that are on the device: there, or, if they leave no room for a model, in host memory.
     virtual std::shared_ptr<SharedMemory> keep_pixels(const void* on_device, int64_t bytes);
+    // A copy in host memory of what is on the device.
+    virtual std::shared_ptr<SharedMemory> fetch(const void* on_device, int64_t bytes);
     // Whether n floats on the device are.
     virtual bool all_finite(const float* on_device, int64_t n);
 
@@ -195,9 +194,6 @@ class NerfEngine {
     virtual int64_t device_bytes() const { return 0; }
     virtual int64_t peak_device_bytes() const { return 0; }
 };
-
-// What engines without view inputs raise: ngp::Error that says where there are some.
-[[noreturn]] void fail_with_view_inputs();
 
 std::unique_ptr<NerfEngine> make_cpu_nerf_engine();
 
@@ -232,8 +228,10 @@ class NerfModelBench {
     virtual std::vector<RawSample> raw() = 0; // of forward()
     // What the position encoding gives, n x position.n_out_padded.
     virtual std::vector<float> encoded() = 0;
-    // Of forward_backward(), with respect to the extra dimensions; empty without.
-    virtual std::vector<float> extra_dims_gradient() { return {}; }
+    // Of forward_backward(), if they are wanted: with respect to each sample's NGP position and direction, its components
+    // as if independent. And with respect to the extra dimensions, empty without.
+    virtual std::vector<RayGradient> input_gradients() = 0;
+    virtual std::vector<float> extra_dims_gradient() = 0;
     // Gradient of the raw density with respect to the NGP position.
     virtual std::vector<Vec3> density_gradient() = 0;
 };
@@ -243,8 +241,9 @@ struct NerfBenchInput {
     uint64_t seed = 1337;
     std::vector<Vec3> positions, directions; // NGP space
     std::vector<RawSample> d_raw;            // upstream gradients
-    int n_extra_dims = 0;                    // on the CPU only
+    int n_extra_dims = 0;
     std::vector<float> extra_dims;           // n_extra_dims a sample
+    bool input_gradients = false;            // forward_backward() leaves those below
 };
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);
 

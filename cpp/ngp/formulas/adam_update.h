@@ -17,6 +17,13 @@ struct AdamSettings {
     float decay_base = 0.33f; // 1: no decay
 };
 
+// A learning rate with Adam's bias correction for update t, counted from 1.
+NGP_HD double bias_corrected(const AdamSettings& s, double learning_rate, uint32_t t) {
+    return t == 0 ? learning_rate
+                  : learning_rate * std::sqrt(1.0 - std::pow(double(s.beta2), double(t))) /
+                        (1.0 - std::pow(double(s.beta1), double(t)));
+}
+
 // Updates moments and weight; `step_size` = lr * sqrt(1 - beta2^t) / (1 - beta1^t). V is float, or a vector of floats,
 // and `root` its square root.
 template <typename V, typename Root>

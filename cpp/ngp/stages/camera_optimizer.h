@@ -74,6 +74,11 @@ class CameraOptimizer {
     float finest_cells(const CameraLearning& options) const;
     // Adds a step's rays, in order, to the sums. `gradients` are those of the loss summed over rays.
     void add(const RayPixel* pixels, const CameraGradient* gradients, int64_t n_rays, int n_images);
+    // The same where a device adds up: sums of that many steps take the place of those here.
+    void set_sums(std::vector<double> sums, int n_steps) {
+        corrections_.sums = std::move(sums);
+        corrections_.n_steps = n_steps;
+    }
     // Updates what the options name after every `interval` steps. Returns whether it did.
     bool update(const CameraLearning& options, int n_images, uint32_t step, float network_learning_rate);
 

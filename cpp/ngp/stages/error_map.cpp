@@ -10,52 +10,22 @@ namespace {
 constexpr uint32_t first_interval = 128; // steps
 constexpr double line_floor = 0.01, image_floor = 0.1;
 
-float luma(const ImageView& image, int x, int y) {
-    const Vec3 c = linear_to_srgb(read_pixel(image, x, y).rgb);
-    return 0.2126f * c.x + 0.7152f * c.y + 0.0722f * c.z;
-}
-
-// Pixels of tile i of n, at least three of them where there are as many.
-struct PixelRange {
-    int begin, end;
-    PixelRange(int i, int n, int size) {
-        begin = int(int64_t(i) * size / n);
-        end = std::max(begin + 1, int(int64_t(i + 1) * size / n));
-        while (end - begin < 3 && end - begin < size) {
-            if (begin > 0) --begin;
-            if (end - begin < 3 && end < size) ++end;
-        }
-    }
-};
-
 } // namespace
 
 std::vector<float> image_sharpness(const ImageView& image) {
     const int w = image.width, h = image.height;
-    std::vector<float> lumas(size_t(w) * size_t(h)), laplacian(lumas.size());
+    std::vector<float> lumas(size_t(w) * size_t(h)), tiles(size_t(sharpness_width) * sharpness_height);
     for (int y = 0; y < h; ++y)
-        for (int x = 0; x < w; ++x) lumas[size_t(y) * w + x] = luma(image, x, y);
-    for (int y = 0; y < h; ++y)
-        for (int x = 0; x < w; ++x) { // edges repeat
-            auto at = [&](int i, int j) {
-                return lumas[size_t(std::clamp(j, 0, h - 1)) * w + std::clamp(i, 0, w - 1)];
-            };
-            laplacian[size_t(y) * w + x] = at(x - 1, y) + at(x + 1, y) + at(x, y - 1) + at(x, y + 1) - 4.0f * at(x, y);
-        }
-    std::vector<float> tiles(size_t(sharpness_width) * sharpness_height);
-    for (int j = 0; j < sharpness_height; ++j)
-        for (int i = 0; i < sharpness_width; ++i) {
-            const PixelRange xs(i, sharpness_width, w), ys(j, sharpness_height, h);
-            double sum = 0, squares = 0;
-            for (int y = ys.begin; y < ys.end; ++y)
-                for (int x = xs.begin; x < xs.end; ++x) {
-                    const double l = laplacian[size_t(y) * w + x];
-                    sum += l, squares += l * l;
-                }
-            const double n = double(xs.end - xs.begin) * (ys.end - ys.begin), mean = sum / n;
-            tiles[size_t(j) * sharpness_width + i] = float(std::max(0.0, squares / n - mean * mean));
-        }
+        for (int x = 0; x < w; ++x) lumas[size_t(y) * w + x] = pixel_luma(image, x, y);
+    for (size_t i = 0; i < tiles.size(); ++i)
+        tiles[i] = tile_sharpness(int(i), w, h, [&](int x, int y) { return lumas[size_t(y) * w + x]; });
     return tiles;
+}
+
+std::vector<std::vector<float>> sharpness_of_images(const std::vector<TrainingView>& views, int n) {
+    std::vector<std::vector<float>> result(static_cast<size_t>(n));
+    parallel_for(n, [&](int64_t i, int) { result[size_t(i)] = image_sharpness(views[size_t(i)].image); });
+    return result;
 }
 
 void cumulate(const double* values, int n, double floor, float* cdf) {
@@ -79,6 +49,11 @@ void ErrorMap::reset() {
     sharpness_.clear();
     ray_errors_.clear();
     must_cumulate_ = false;
+}
+
+bool ErrorMap::changes_at(const ErrorMapOptions& options, int n_images) const {
+    if (!options.active()) return options_.active();
+    return must_cumulate_ || !(options == options_) || state_.n_images != n_images || state_.steps >= state_.interval;
 }
 
 void ErrorMap::begin_step(const ErrorMapOptions& options, const std::vector<TrainingView>& views, int n_images,
@@ -117,7 +92,7 @@ void ErrorMap::begin_interval(const std::vector<TrainingView>& views, int n_rays
 }
 
 // Mean sharpness of the tiles under cell (x, y) of the map that is drawn from.
-float ErrorMap::tile_sharpness(int image, int x, int y) const {
+float ErrorMap::cell_sharpness(int image, int x, int y) const {
     const int w = state_.drawn_width, h = state_.drawn_height;
     const int x0 = x * sharpness_width / w, y0 = y * sharpness_height / h;
     const int x1 = std::max(x0 + 1, (x + 1) * sharpness_width / w);
@@ -133,10 +108,7 @@ void ErrorMap::cumulate_maps(const std::vector<TrainingView>& views) {
     const State& s = state_;
     const int w = s.drawn_width, h = s.drawn_height;
     if (s.drawn.empty()) return;
-    if (options_.by_sharpness && sharpness_.empty()) {
-        sharpness_.resize(size_t(s.n_images));
-        parallel_for(s.n_images, [&](int64_t i, int) { sharpness_[i] = image_sharpness(views[i].image); });
-    }
+    if (options_.by_sharpness && sharpness_.empty()) sharpness_ = find_sharpness_(views, s.n_images);
     images_.resize(size_t(s.n_images));
     rows_.resize(size_t(s.n_images) * size_t(h));
     columns_.resize(rows_.size() * size_t(w));
@@ -147,7 +119,7 @@ void ErrorMap::cumulate_maps(const std::vector<TrainingView>& views) {
             const size_t at = size_t(image) * size_t(h) + size_t(y);
             for (int x = 0; x < w; ++x) {
                 row[x] = double(s.drawn[at * size_t(w) + size_t(x)]);
-                if (options_.by_sharpness) row[x] *= double(tile_sharpness(int(image), x, y));
+                if (options_.by_sharpness) row[x] *= double(cell_sharpness(int(image), x, y));
                 of_rows[y] += row[x];
             }
             cumulate(row.data(), w, line_floor, columns_.data() + at * size_t(w));

@@ -7,6 +7,7 @@
 // often where errors are large is the purpose.
 #pragma once
 
+#include <functional>
 #include <ngp/formulas/rng.h>
 #include <ngp/stages/scene.h>
 #include <vector>
@@ -94,9 +95,51 @@ struct RayError {
 
 constexpr int sharpness_width = 128, sharpness_height = 72; // tiles of an image
 
-// Sharpness of an image, tile by tile, row-major: variance of the Laplacian of its sRGB luma over black (Rec.709
-// weights), in a tile of at least 3x3 pixels. Pixels are in host memory.
+// sRGB luma of a pixel over black (Rec.709 weights).
+NGP_HD float pixel_luma(const ImageView& image, int x, int y) {
+    const Vec3 c = linear_to_srgb(read_pixel(image, x, y).rgb);
+    return 0.2126f * c.x + 0.7152f * c.y + 0.0722f * c.z;
+}
+// Pixels of tile i of n along an axis, at least three of them where there are as many.
+struct TilePixels {
+    int begin, end;
+    NGP_HD TilePixels(int i, int n, int size)
+        : begin(int(int64_t(i) * size / n)), end(max_of(begin + 1, int(int64_t(i + 1) * size / n))) {
+        while (end - begin < 3 && end - begin < size) {
+            if (begin > 0) --begin;
+            if (end - begin < 3 && end < size) ++end;
+        }
+    }
+};
+// Sharpness of a tile (row-major number) of an image: variance of the Laplacian of luma(x, y), whose edges repeat.
+template <typename Luma>
+NGP_HD float tile_sharpness(int tile, int width, int height, const Luma& luma) {
+    const TilePixels xs(tile % sharpness_width, sharpness_width, width);
+    const TilePixels ys(tile / sharpness_width, sharpness_height, height);
+    auto at = [&](int x, int y) { return luma(clamp_to(x, 0, width - 1), clamp_to(y, 0, height - 1)); };
+    double sum = 0, squares = 0;
+    for (int y = ys.begin; y < ys.end; ++y)
+        for (int x = xs.begin; x < xs.end; ++x) {
+            const double l = at(x - 1, y) + at(x + 1, y) + at(x, y - 1) + at(x, y + 1) - 4.0f * at(x, y);
+            sum += l, squares += l * l;
+        }
+    const double n = double(xs.end - xs.begin) * (ys.end - ys.begin), mean = sum / n;
+    return float(max_of(0.0, squares / n - mean * mean));
+}
+// Body: tile i of an image.
+struct SharpnessOfTile {
+    ImageView image;
+    float* tiles;
+
+    NGP_HD void operator()(int64_t i) const {
+        const ImageView& of = image;
+        tiles[i] = tile_sharpness(int(i), image.width, image.height, [&](int x, int y) { return pixel_luma(of, x, y); });
+    }
+};
+// Of all tiles of an image whose pixels are in host memory.
 std::vector<float> image_sharpness(const ImageView& image);
+// Of the first n images; on the CPU.
+std::vector<std::vector<float>> sharpness_of_images(const std::vector<TrainingView>& views, int n);
 
 // Cumulative distribution in proportion to `values` (not negative), of which `floor` is spread evenly.
 void cumulate(const double* values, int n, double floor, float* cdf);
@@ -107,6 +150,9 @@ int error_map_side(double rays, int limit);
 // The maps on the host.
 class ErrorMap {
   public:
+    using Sharpness = std::function<std::vector<std::vector<float>>(const std::vector<TrainingView>&, int n)>;
+    explicit ErrorMap(Sharpness sharpness = sharpness_of_images) : find_sharpness_(std::move(sharpness)) {}
+
     // What training continues from.
     struct State {
         int n_images = 0;          // 0: nothing was kept
@@ -117,6 +163,8 @@ class ErrorMap {
         uint32_t steps = 0, interval = 0; // since the last one, and its length
     };
 
+    // Whether begin_step() will change maps or distributions.
+    bool changes_at(const ErrorMapOptions& options, int n_images) const;
     // Before a step of `n_rays` of the first n_images: begins, ends or rebuilds, if it is time.
     void begin_step(const ErrorMapOptions& options, const std::vector<TrainingView>& views, int n_images, int n_rays);
     ErrorSampling sampling() const;
@@ -124,6 +172,8 @@ class ErrorMap {
     RayError* ray_errors() { return ray_errors_.empty() ? nullptr : ray_errors_.data(); }
     // After a step of which the first n_rays were traced.
     void end_step(int64_t n_rays);
+    // Devices that add up errors themselves: call end_step(0), and this before what reads them.
+    void set_errors(std::vector<float> errors) { state_.errors = std::move(errors); }
 
     // Forgets everything, as after a change of the images.
     void reset();
@@ -134,8 +184,9 @@ class ErrorMap {
   private:
     void begin_interval(const std::vector<TrainingView>& views, int n_rays);
     void cumulate_maps(const std::vector<TrainingView>& views);
-    float tile_sharpness(int image, int x, int y) const;
+    float cell_sharpness(int image, int x, int y) const;
 
+    Sharpness find_sharpness_;
     ErrorMapOptions options_;
     State state_;
     bool must_cumulate_ = false; // distributions are not those of state_

@@ -12,12 +12,6 @@ constexpr int64_t entries_per_task = 1 << 14;
 
 } // namespace
 
-double bias_corrected(const AdamSettings& s, double learning_rate, uint32_t t) {
-    return t == 0
-               ? learning_rate
-               : learning_rate * std::sqrt(1.0 - std::pow(double(s.beta2), t)) / (1.0 - std::pow(double(s.beta1), t));
-}
-
 int optimizer_table_length(double decay) {
     return decay <= 0.0 || decay >= 1.0 ? 2 : std::min(1 << 16, int(-30.0 / std::log(decay)) + 2);
 }

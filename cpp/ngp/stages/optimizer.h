@@ -12,8 +12,6 @@ namespace ngp {
 // decay_interval from there.
 float decayed_learning_rate(const AdamSettings& s, uint32_t steps);
 
-// A learning rate with Adam's bias correction for update t, counted from 1.
-double bias_corrected(const AdamSettings& s, double learning_rate, uint32_t t);
 // Length of a table of a decay's powers, from the zeroth: those beyond its end are negligible (1e-13).
 int optimizer_table_length(double decay);
 

@@ -34,6 +34,15 @@ NGP_HD Vec3 geometry_value(const ModeOptions& shows, float alpha, Vec3 position,
     default: return {}; // of rays, not of samples
     }
 }
+// An activation that takes the place of colours: column `dimension` of layer `layer`. Layers are the inputs of the
+// density network's layers, then those of the rgb network's, then its output.
+struct VisualizedActivation {
+    int layer = 0, dimension = -1; // -1: none
+
+    NGP_HD bool wanted() const { return dimension >= 0; }
+    // Value of a sample: signs apart, so that both can be blended (DisplayOptions::signed_values).
+    NGP_HD static Vec3 value(float activation) { return {max_of(activation, 0.0f), 0.0f, max_of(-activation, 0.0f)}; }
+};
 // In mode Cost a ray's colour is this times its samples, whatever their weights.
 constexpr float cost_of_sample = 1.0f / 128.0f;
 

@@ -44,10 +44,7 @@ ViewInputs light_inputs(const std::vector<Vec3>& directions) {
 
 void step_view_inputs(ViewInputs& inputs, int n_views, const double* gradient, float learning_rate) {
     NGP_CHECK_LE(n_views, inputs.n_views());
-    AdamSettings settings;
-    settings.beta1 = view_inputs_beta1;
-    settings.beta2 = view_inputs_beta2;
-    settings.epsilon = view_inputs_epsilon;
+    const AdamSettings settings = view_inputs_adam();
     for (int i = 0; i < n_views; ++i) {
         const uint32_t t = ++inputs.iterations[size_t(i)];
         const float step = float(bias_corrected(settings, learning_rate, t));

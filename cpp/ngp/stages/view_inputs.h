@@ -22,6 +22,11 @@ struct ViewInputs {
 
 // Adam of E.5. Its learning rate is the network's.
 constexpr float view_inputs_beta1 = 0.9f, view_inputs_beta2 = 0.99f, view_inputs_epsilon = 1e-8f;
+NGP_HD AdamSettings view_inputs_adam() {
+    AdamSettings s;
+    s.beta1 = view_inputs_beta1, s.beta2 = view_inputs_beta2, s.epsilon = view_inputs_epsilon;
+    return s;
+}
 
 // Latents as training begins with them: uniform in (-1, 1).
 ViewInputs initial_latents(int n_views, int n_dims, uint64_t seed);

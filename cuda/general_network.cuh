@@ -338,8 +338,8 @@ class GeneralNetwork {
     NGP_HD RawSample evaluate_and_see(Vec3 x, Vec3 direction, int64_t row, VisualizedActivation wanted,
                                       float& activation) const {
         const MlpShape& rgb = model_.rgb;
-        const half* last_weights = model_.weights + (model_.density.n_params() + rgb.n_params()) -
-                                   rgb.layer_params(rgb.n_layers - 1);
+        const half* last_weights =
+            model_.weights + (model_.density.n_params() + rgb.n_params()) - rgb.layer_params(rgb.n_layers - 1);
         const int last = model_.density.n_layers + rgb.n_layers - 1; // its inputs are the last that forward() shows
         return forward(x, direction, row, [&](int layer, Column<float> inputs) {
             if (!wanted.wanted()) return;

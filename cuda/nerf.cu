@@ -120,6 +120,14 @@ class CudaNerfEngine final : public CudaNerfTraining {
         context_.wait();
         return kept;
     }
+    std::shared_ptr<SharedMemory> fetch(const void* on_device, int64_t bytes) override {
+        const DeviceGuard guard(context_.device());
+        auto copy = allocate_for_host(context_.device(), bytes, context_.stream());
+        check(cudaMemcpyAsync(copy->data(), on_device, size_t(bytes), cudaMemcpyDefault, context_.stream()),
+              "copy from the device");
+        context_.wait();
+        return copy;
+    }
     bool all_finite(const float* on_device, int64_t n) override {
         const DeviceGuard guard(context_.device());
         return cuda::all_finite(context_, on_device, n);

@@ -38,10 +38,10 @@ struct RenderJob {
     Vec3 parallel_direction; // of all rays, if the lens is orthographic; the launch sets it
     int spp = 1, sample = 0; // samples of a pixel; number of this pass's, which the launch sets
     float min_transmittance = 0.01f;
-    AddRay add;                   // its near distance: that of `make`
-    bool normals = false;         // wanted, by the frame or by its mode
+    AddRay add;                      // its near distance: that of `make`
+    bool normals = false;            // wanted, by the frame or by its mode
     VisualizedActivation visualized; // GeneralNetwork only
-    FramePixel* pixels = nullptr; // on the device, row-major; every one is written
+    FramePixel* pixels = nullptr;    // on the device, row-major; every one is written
     // On the device, and of no meaning between passes.
     StartedRay* rays = nullptr; // render_rays() of them
     RayStart* starts = nullptr; // likewise, if separate_starts(); `line` is the direction of all then

@@ -214,7 +214,8 @@ __device__ bool march_to_samples(const RenderJob& job, bool active, LaneRay& ray
 
 // By all lanes of a warp, as Net::evaluate().
 template <bool Full, typename Net>
-__device__ __forceinline__ void evaluate_sample(const RenderJob& job, Net& net, Vec3 x, Vec3 direction, LaneSample& sample) {
+__device__ __forceinline__ void evaluate_sample(const RenderJob& job, Net& net, Vec3 x, Vec3 direction,
+                                                LaneSample& sample) {
     if constexpr (Full && requires { net.evaluate_and_see(x, direction, 0, job.visualized, sample.activation); })
         sample.raw = net.evaluate_and_see(x, direction, 0, job.visualized, sample.activation);
     else

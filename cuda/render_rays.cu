@@ -57,8 +57,7 @@ __global__ void __launch_bounds__(threads)
     if (!met) return;
     const bool same_direction = !job.starts && job.make.camera.lens.parallel();
     job.rays[at] = {pixel, march.t, march.t_end, dt, same_direction ? march.origin : march.direction};
-    if (job.starts)
-        job.starts[at] = {march.origin, dot(march.direction, job.make.pose_of(x, y, job.sample).forward)};
+    if (job.starts) job.starts[at] = {march.origin, dot(march.direction, job.make.pose_of(x, y, job.sample).forward)};
 }
 
 } // namespace

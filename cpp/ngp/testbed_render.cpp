@@ -183,10 +183,13 @@ void Testbed::render_training_image(const CameraModel& model, FramePixel* pixels
         if (const CameraMatrix a = view_pose(training_view_, ViewTime::Center), b = view_pose(view, ViewTime::Center);
             a.position == b.position && a.forward == b.forward)
             view = training_view_;
-    const ImageView& image = data.images[size_t(view)];
-    if (image.device != host_memory)
-        fail("render_ground_truth: view ", view, " lies on cuda:", image.device,
-             "; pass images to set_images() as NumPy arrays to see them");
+    ImageView image = data.images[size_t(view)];
+    std::shared_ptr<SharedMemory> fetched;
+    if (image.device != host_memory) { // its pixels; what lies beside them is in host memory
+        fetched = engine_->fetch(image.pixels, image.pixel_bytes());
+        image.pixels = fetched->data();
+        image.device = host_memory;
+    }
     const bool depths = groundtruth_render_mode == GroundTruthRenderMode::Depth;
     if (depths && !image.depth)
         fail("render_ground_truth: view ", view, " has no depth map; set groundtruth_render_mode to Shade");

@@ -56,9 +56,7 @@ NONE = getattr(NerfActivation, "None")
 # A schedule that updates in every step, and one map of errors.
 UPDATES = {TRAIN + "occupancy_schedule": OccupancySchedule.Specification}
 BY_PIXEL = {TRAIN + "sample_focal_plane_proportional_to_error": True}
-FOCAL, POSES, EXPOSURE = (
-    {TRAIN + f"optimize_{what}": True} for what in ("focal_length", "extrinsics", "exposure")
-)
+FOCAL, POSES, EXPOSURE = ({TRAIN + f"optimize_{what}": True} for what in ("focal_length", "extrinsics", "exposure"))
 FIXED_BACKGROUND = {TRAIN + "random_bg_color": False}
 
 TRAINING = [
@@ -125,13 +123,13 @@ RENDERING = [
     Option(TRAIN + "linear_colors", True),
     *(Option("render_mode", m) for m in RenderMode.__members__.values() if m != RenderMode.Shade),
     Option(NERF + "render_gbuffer_hard_edges", True, {"render_mode": RenderMode.Positions}),
-    Option("aperture_size", 0.1, devices=CPU),
-    Option("dof", 0.1, devices=CPU),
+    Option("aperture_size", 0.1),
+    Option("dof", 0.1),
     Option("parallax_shift", [0.2, 0.0, 1.0]),
     Option("render_transparency_as_checkerboard", True, {"background_color": [0.0, 0.0, 0.0, 0.0]}),
     Option("render_lens", Lens(LensMode.OpenCV, [0.2, 0.0, 0.0, 0.0])),
     Option("render_with_lens_distortion", False, {"render_lens": Lens(LensMode.OpenCV, [0.2, 0.0, 0.0, 0.0])}),
-    Option("visualized_dimension", 3, devices=CPU),
+    *(Option("visualized_dimension", 3, {"visualized_layer": layer}) for layer in range(5)),  # encoding to output
 ]
 
 # Writable, but no options: what they do is tested where they belong.

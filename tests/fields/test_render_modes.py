@@ -162,14 +162,12 @@ def test_visualized_activations(shown, pose, device):
     """The rgb network's output is the logit of its colours; orange above zero, blue below."""
     n_layers = 5  # base_14: two matrices, three matrices, output
     shown.visualized_dimension, shown.visualized_layer = 0, n_layers
-    if device != "cpu":
-        with pytest.raises(RuntimeError, match="visualized_dimension is not available on CUDA"):
-            shown.render(W, H)
-        return
     values, _ = picture_by_hand(shown, pose, lambda s: np.log(s["rgb"][:, :1] / (1 - s["rgb"][:, :1])))
     v = values[..., 0] / (1 + np.abs(values[..., 0]))
     wanted = np.stack([np.maximum(v, 0), np.abs(v) / 2, np.maximum(-v, 0)], axis=-1)
-    np.testing.assert_allclose(shown.render(W, H)[..., :3], wanted, atol=1e-3)
+    # On a GPU, the networks that show activations keep them as floats, those that queries ask as halves: opacities are
+    # off by `rounding`, and so are logits.
+    np.testing.assert_allclose(shown.render(W, H)[..., :3], wanted, atol=1e-3 if device == "cpu" else 2e-2)
     for layer, dimension, message in ((6, 0, "layers are 0 to 5"), (0, 32, "dimensions 0 to 31"), (-1, 0, "layers")):
         shown.visualized_layer, shown.visualized_dimension = layer, dimension
         with pytest.raises(RuntimeError, match=message):
@@ -372,12 +370,8 @@ def test_depth_of_field(shown, device):
     shown.snap_to_pixel_centers = True
     pinhole = shown.render(SIZE, SIZE, 16)
     shown.aperture_size = 1e-7
-    if device != "cpu":
-        with pytest.raises(RuntimeError, match=r"depth of field is not available on CUDA.*device=\"cpu\""):
-            shown.render(W, H)
-        return
     shown.slice_plane_z = 1.1 - shown.scale
-    np.testing.assert_allclose(shown.render(SIZE, SIZE, 16), pinhole, atol=1e-3)
+    np.testing.assert_allclose(shown.render(SIZE, SIZE, 16), pinhole, atol=rounding(device, 1e-3))
     shown.aperture_size = 0.05
     assert shown.dof == shown.aperture_size
     focused = shown.render(SIZE, SIZE, 16)
@@ -395,7 +389,7 @@ def test_depth_of_field(shown, device):
         shown.render(W, H)
 
 
-def test_motion_blur_is_the_mean_over_time(shown, device, pose):
+def test_motion_blur_is_the_mean_over_time(shown, pose):
     """Along a path of two keyframes, from the first on for half the way to the second.
 
     A pixel's 64 times are stratified, so that an edge that crosses it is off by 1/64 at most; so are the 64 pictures.
@@ -407,11 +401,6 @@ def test_motion_blur_is_the_mean_over_time(shown, device, pose):
     for p in (pose, other):
         t.set_nerf_camera_matrix(p)
         t.camera_path.add_camera(t.camera_matrix, 0, t.scale, t.fov, 0, 1, 0)
-    if device != "cpu":
-        with pytest.raises(RuntimeError, match=r"motion blur is not available on CUDA.*shutter_fraction to 0"):
-            t.render(W, H, 1, True, 0.0, 1.0)
-        assert (t.render(W, H, 1, True, 0.0, 1.0, shutter_fraction=0)[..., 3] > 0.5).any()
-        return
     blurred = t.render(SIZE, SIZE, 64, True, 0.0, 1.0, 30, 0.5)
     still = [t.render(SIZE, SIZE, 1, True, (k + 0.5) / 128) for k in range(64)]
     assert np.abs(still[0] - still[-1]).max() > 0.5

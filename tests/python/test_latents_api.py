@@ -116,9 +116,12 @@ def test_switching_on_allocates_sixteen(name, tiny, device):
     assert len(testbed.nerf.training.get_extra_dims(3)) == 16
 
 
-def test_rendering_extra_dims(testbed, tiny):
-    nerf, training, pose = testbed.nerf, testbed.nerf.training, tiny.poses[0]
+def test_rendering_extra_dims(testbed, tiny, device, tmp_path):
     testbed.fit(40, batch_size=2048)
+    testbed.save_snapshot(tmp_path / "s.ingp")
+    testbed = Testbed(device=device)
+    testbed.load_snapshot(tmp_path / "s.ingp")
+    nerf, training, pose = testbed.nerf, testbed.nerf.training, tiny.poses[0]
     assert nerf.rendering_extra_dims_from_training_view == 0
     assert nerf.get_rendering_extra_dims() == training.get_extra_dims(0)
     first = picture(testbed, pose)
@@ -149,7 +152,8 @@ def test_rendering_extra_dims(testbed, tiny):
     np.testing.assert_array_equal(density, testbed.query(points))
 
 
-def test_appearances_that_cannot_be_used(testbed, tiny):
+def test_appearances_that_cannot_be_used(latent_scene, device, tiny):
+    testbed = Testbed(data=latent_scene, config=CONFIG, device=device)
     nerf, pose = testbed.nerf, tiny.poses[0]
     for complaint, call in {
         "training view 20 does not exist": lambda: picture(testbed, pose, image=20),
@@ -173,7 +177,7 @@ def test_appearances_that_cannot_be_used(testbed, tiny):
     nerf.rendering_extra_dims_from_training_view = -1
     with pytest.raises(RuntimeError, match="set_rendering_extra_dims"):
         picture(testbed, pose)
-    plain = Testbed(data=tiny.train, config=CONFIG, device="cpu")
+    plain = Testbed(data=tiny.train, config=CONFIG, device=device)
     with pytest.raises(RuntimeError, match="neither"):
         picture(plain, pose, latent=[0] * 5)
     with pytest.raises(RuntimeError, match="neither"):

@@ -9,7 +9,7 @@ import pytest
 from pyngp import Testbed, _core
 from pyngp._core import stages
 from stages.helpers import LAMBDA, PLACES, assert_within, grid_encoding, model_config, network
-from stages.test_model import ModelTwin, samples
+from stages.test_model import ModelTwin, poison, samples
 
 IDENTITY = {"otype": "Identity"}
 HARMONICS = {"otype": "SphericalHarmonics", "n_dims_to_encode": 3, "degree": 4}
@@ -55,6 +55,7 @@ def model_of(
         text, 1, positions, directions, d_raw, device=device, isa=isa, extra_dims=extra, input_gradients=True
     )
     assert model.params().shape == (twin.n_params,)
+    poison(model, twin.n_params, device)
     model.set_params(params)
     return twin, arrays, model
 

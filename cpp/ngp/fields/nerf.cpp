@@ -44,6 +44,7 @@ namespace {
 } // namespace
 void NerfEngine::wait_for_stream(uintptr_t) { fail_without_device(); }
 std::shared_ptr<SharedMemory> NerfEngine::keep_pixels(const void*, int64_t) { fail_without_device(); }
+std::shared_ptr<SharedMemory> NerfEngine::fetch(const void*, int64_t) { fail_without_device(); }
 bool NerfEngine::all_finite(const float*, int64_t) { fail_without_device(); }
 
 #if !defined(NGP_HAVE_CUDA) // else: cuda/nerf.cu and cuda/bench.cu

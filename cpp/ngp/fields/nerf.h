@@ -169,6 +169,8 @@ class NerfEngine {
     virtual void wait_for_stream(uintptr_t stream);
     // A copy of training pixels that are on the device: there, or, if they leave no room for a model, in host memory.
     virtual std::shared_ptr<SharedMemory> keep_pixels(const void* on_device, int64_t bytes);
+    // A copy in host memory of what is on the device.
+    virtual std::shared_ptr<SharedMemory> fetch(const void* on_device, int64_t bytes);
     // Whether n floats on the device are.
     virtual bool all_finite(const float* on_device, int64_t n);
 

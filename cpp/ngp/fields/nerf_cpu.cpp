@@ -301,17 +301,8 @@ class CpuNerfEngine final : public NerfEngine {
                     rays[i].march = make(x, y, sample);
                     rays[i].z_per_t = dot(rays[i].march.direction, make.pose_of(x, y, sample).forward);
                 }
-                kernels_.trace({&model,
-                                occupancy_.view(),
-                                make.stepping,
-                                r.min_transmittance,
-                                r.normals,
-                                r.shows,
-                                r.near_distance,
-                                r.visualized,
-                                rays,
-                                results,
-                                w * h},
+                kernels_.trace({&model, occupancy_.view(), make.stepping, r.min_transmittance, r.normals, r.shows,
+                                r.near_distance, r.visualized, rays, results, w * h},
                                workspace(worker));
                 for (int i = 0; i < w * h; ++i)
                     add(sums[i], results[i], rays[i].march.origin, rays[i].march.direction, rays[i].z_per_t);

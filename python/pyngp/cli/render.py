@@ -135,15 +135,13 @@ Rendered = Iterator[tuple[str, dict[str, NDArray[np.float32]]]]
 
 
 def _path_frames(testbed: Testbed, path: Path, size: tuple[int | None, int | None], spp: int, fps: float,
-                 seconds: float | None, shutter: float | None) -> tuple[int, Rendered]:  # fmt: skip
+                 seconds: float | None, shutter: float) -> tuple[int, Rendered]:  # fmt: skip
     """Number of frames along a camera path, and their names and pictures."""
     testbed.load_camera_path(path)
     if not testbed.camera_path.keyframes:
         raise RuntimeError(f"{path}: has no keyframes")
     duration = seconds or testbed.camera_path.duration_seconds or DEFAULT_SECONDS
     n = max(1, round(duration * fps))
-    if shutter is None:  # motion blur takes a CPU
-        shutter = DEFAULT_SHUTTER if testbed.device == "cpu" else 0.0
     views = testbed.nerf.training.dataset.metadata
     own = views[0].resolution.tolist() if views else (1920, 1080)
     width, height = size
@@ -205,8 +203,8 @@ def render(
     fps: Annotated[float, typer.Option("--fps", min=0.1, help="Of an animation")] = 24.0,
     seconds: Annotated[float | None, typer.Option("--seconds", min=0.01, help="Of --path [default: its own]")] = None,
     shutter: Annotated[
-        float | None, typer.Option("--shutter", min=0, max=1, help="Motion blur of --path [default: 0.5; GPU: 0]")
-    ] = None,
+        float, typer.Option("--shutter", min=0, max=1, help="Share of a frame's time that --path is blurred over")
+    ] = DEFAULT_SHUTTER,
     smooth: Annotated[bool, typer.Option("--smooth", help="Smooth the camera of --path")] = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 1337,

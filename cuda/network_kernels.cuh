@@ -87,8 +87,8 @@ void launch_network_kernel(Context& context, void (*kernel)(Job), const Job& job
 template <typename Net>
 void launch_trace_rays(Context& context, const TraceRaysJob& job) {
     using Cut = typename Net::CutLevels;
-    launch_network_kernel<Net>(context, job.random_levels ? trace_rays_kernel<Cut, true> : trace_rays_kernel<Net, false>,
-                               job);
+    launch_network_kernel<Net>(context,
+                               job.random_levels ? trace_rays_kernel<Cut, true> : trace_rays_kernel<Net, false>, job);
 }
 template <typename Net>
 void launch_points(Context& context, const PointsJob& job) {

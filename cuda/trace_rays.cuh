@@ -58,8 +58,7 @@ class RayTracer {
             const bool sampled = dt > 0.0f;
             const Vec3 p = sampled ? ray_.march.position(t) : splat3(0.5f);
             const int row = job_.model.extra_dims && active_ ? job_.step.rays[ray_.ray].view : 0;
-            if constexpr (RandomLevels)
-                net_.set_max_level(active_ ? job_.step.rays[ray_.ray].max_level : 1.0f);
+            if constexpr (RandomLevels) net_.set_max_level(active_ ? job_.step.rays[ray_.ray].max_level : 1.0f);
             const RawSample raw = evaluate_with(net_, job_.model.unit(p), ray_.march.direction, row);
             composite(sampled, p, t, dt, raw);
         }

@@ -180,8 +180,8 @@ struct StepView {
 // Body(i) for every ray i of the step at hand, whose number only the device knows.
 constexpr int ray_threads = 256;
 template <typename Body>
-__global__ void __launch_bounds__(ray_threads) for_each_ray_kernel(const StepState* state,
-                                                                   const __grid_constant__ Body body) {
+__global__ void __launch_bounds__(ray_threads)
+    for_each_ray_kernel(const StepState* state, const __grid_constant__ Body body) {
     const int n = state->n_rays, stride = int(gridDim.x) * ray_threads;
     for (int i = int(blockIdx.x) * ray_threads + int(threadIdx.x); i < n; i += stride) body(i);
 }

@@ -118,6 +118,7 @@ def test_error_maps(kind, cuda, run):
 def test_random_levels(kind, cuda, run):
     losses = {}
     for on in (False, True):
+
         def prepare(testbed: Testbed, on: bool = on) -> None:
             testbed.max_level_rand_training = on
 

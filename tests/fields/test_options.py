@@ -83,8 +83,7 @@ TRAINING = [
     Option(TRAIN + "sample_focal_plane_proportional_to_error", True, steps=132),
     Option(TRAIN + "include_sharpness_in_error", True, BY_PIXEL, steps=132),
     # Cameras are updated after every 16 steps, poses from step 271 on; a step later, that is in the parameters.
-    *(Option(TRAIN + f"optimize_{what}", True, steps=17) for what in
-      ("exposure", "distortion", "focal_length")),
+    *(Option(TRAIN + f"optimize_{what}", True, steps=17) for what in ("exposure", "distortion", "focal_length")),
     Option(TRAIN + "optimize_extrinsics", True, steps=273),
     Option(TRAIN + "n_steps_between_cam_updates", 4, FOCAL, steps=5),
     Option(TRAIN + "extrinsic_learning_rate", 1e-2, POSES, steps=273),

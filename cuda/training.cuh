@@ -8,6 +8,10 @@
 // that does not; the backward pass forms their gradients and recomputes the networks from the kept encodings; a scatter
 // adds encoding gradients to the table; the optimizer updates what has a gradient. Beside the last two, the next step's
 // rays are marched.
+//
+// What options learn or keep besides adds kernels to the graph, after the backward pass: error maps (error_maps.cuh),
+// cameras (ray_gradients.cuh, cameras.cuh), latents (view_inputs.cuh). They add up integers (fixed_point.cuh), so that
+// results don't depend on timing. The host's part (an interval's distributions, updates of cameras) is between steps.
 #pragma once
 
 #include "memory.cuh"

@@ -161,8 +161,8 @@ void DeviceCameras::launch_add(const CameraLearning& options, const StepView& st
     add_rays_kernel<<<unsigned(8 * context_.multiprocessors()), threads, 0, context_.stream()>>>(job);
     check(cudaGetLastError(), "launch of adding up gradients of cameras");
     for_each(context_.stream(), sums_.size(),
-             FoldSums{step.state, sums_.data(), double(n_images), 0.5 * double(current().map.x.size()),
-                      of_step_.data(), focal_begin});
+             FoldSums{step.state, sums_.data(), double(n_images), 0.5 * double(current().map.x.size()), of_step_.data(),
+                      focal_begin});
 }
 
 bool DeviceCameras::end_step(const CameraLearning& options, int n_images, uint32_t step, float network_learning_rate) {

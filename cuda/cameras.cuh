@@ -34,8 +34,8 @@ class DeviceCameras {
     void launch_add(const CameraLearning& options, const StepView& step, const TrainingView* views, int n_images);
     // Whether an update follows the step at hand: rays of the next one must not be drawn before.
     bool updates_after_step(const CameraLearning& options) const { return n_steps_ + 1 >= options.interval; }
-    // After the launch of step number `step`. Updates cameras, if it is time: waits for the device then. Returns whether
-    // it did; the caller passes current() on to the images.
+    // After the launch of step number `step`. Updates cameras, if it is time: waits for the device then. Returns
+    // whether it did; the caller passes current() on to the images.
     bool end_step(const CameraLearning& options, int n_images, uint32_t step, float network_learning_rate);
 
   private:
@@ -49,8 +49,8 @@ class DeviceCameras {
     int n_steps_ = 0;                  // that the device's sums are of
     float finest_scale_ = 0;
     DeviceArray<Vec2> map_;
-    DeviceArray<double> sums_;       // as CameraCorrections::sums
-    DeviceArray<FixedSum> of_step_;  // the same of the step at hand, without their factors
+    DeviceArray<double> sums_;      // as CameraCorrections::sums
+    DeviceArray<FixedSum> of_step_; // the same of the step at hand, without their factors
     DeviceArray<RayGradient> ray_gradients_;
     DeviceArray<Vec3> d_color_;
 };

@@ -90,10 +90,10 @@ class DeviceModel {
     DeviceArray<float> d_encodings_f32_;          // general
     DeviceArray<Vec3> d_directions_;              // likewise
     DeviceArray<float> d_extra_dims_;             // likewise
-    DeviceArray<Vec3> positions_, directions_; // general: of a step's samples, in order
-    DeviceArray<RawSample> d_raw_;             // likewise
-    DeviceArray<int32_t> views_;               // likewise
-    DeviceArray<float> max_levels_;            // likewise
+    DeviceArray<Vec3> positions_, directions_;    // general: of a step's samples, in order
+    DeviceArray<RawSample> d_raw_;                // likewise
+    DeviceArray<int32_t> views_;                  // likewise
+    DeviceArray<float> max_levels_;               // likewise
 };
 
 } // namespace ngp::cuda

@@ -1,5 +1,5 @@
-// Importance sampling by errors (stages/error_map.h) on the device: it adds up the errors of the rays of every step; the
-// host makes distributions of the sums when an interval ends.
+// Importance sampling by errors (stages/error_map.h) on the device: it adds up the errors of the rays of every step;
+// the host makes distributions of the sums when an interval ends.
 #pragma once
 
 #include "fixed_point.cuh"
@@ -18,8 +18,8 @@ class DeviceErrorMaps {
     bool changes_at(const ErrorMapOptions& options, int n_images) const {
         return map_.changes_at(options, n_images) || (options.active() && !on_device_);
     }
-    // Before such a step, which has `n_rays`. `views` as the device finds them. The device must have finished all steps;
-    // captured ones are no longer valid.
+    // Before such a step, which has `n_rays`. `views` as the device finds them. The device must have finished all
+    // steps; captured ones are no longer valid.
     void begin_step(const ErrorMapOptions& options, const std::vector<TrainingView>& views, int n_images, int n_rays);
     ErrorSampling sampling() const; // on the device
     // Of the rays of a step, while there are maps: losses by the inverse density of their pixels, before

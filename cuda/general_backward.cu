@@ -105,20 +105,20 @@ struct BackwardSample {
         const Column<float> d_density = d.from(rows.density_output(density.n_layers - 1));
         const Column<float> d_encoded = d.from(rows.n_outputs()); // of the direction
         const bool of_directions = input.d_directions || input.d_extra_dims;
-        general::multiply_transposed(
-            w, rgb.n_in, rgb.n_layers == 1 ? rgb_outputs : rgb.out(0), d.from(rows.rgb_output(0)),
-            density.n_out + (of_directions ? model.direction->n_out_padded : 0),
-            [&]<int N>(int first, const float(&v)[N], int n) {
-                NGP_UNROLL
-                for (int j = 0; j < N; ++j) {
-                    if (j >= n) continue;
-                    const int k = first + j;
-                    if (k < density.n_out)
-                        d_density[k] = v[j] + (k == 0 ? d_raw.density : 0.0f);
-                    else
-                        d_encoded[k - density.n_out] = v[j];
-                }
-            });
+        general::multiply_transposed(w, rgb.n_in, rgb.n_layers == 1 ? rgb_outputs : rgb.out(0),
+                                     d.from(rows.rgb_output(0)),
+                                     density.n_out + (of_directions ? model.direction->n_out_padded : 0),
+                                     [&]<int N>(int first, const float(&v)[N], int n) {
+                                         NGP_UNROLL
+                                         for (int j = 0; j < N; ++j) {
+                                             if (j >= n) continue;
+                                             const int k = first + j;
+                                             if (k < density.n_out)
+                                                 d_density[k] = v[j] + (k == 0 ? d_raw.density : 0.0f);
+                                             else
+                                                 d_encoded[k - density.n_out] = v[j];
+                                         }
+                                     });
         if (of_directions) direction_backward(begin + i, d_encoded);
         w = rgb_weights - density.layer_params(density.n_layers - 1);
         for (int k = density.n_layers - 1; k > 0; --k) {
@@ -140,13 +140,11 @@ struct BackwardSample {
                                                  if (!vectors && m < n) out[first + m] = v[m];
                                          }
                                      });
-        if (input.max_levels)
-            general::cut_levels(*model.position, input.max_levels[begin + i], Column<float>{out, 1});
+        if (input.max_levels) general::cut_levels(*model.position, input.max_levels[begin + i], Column<float>{out, 1});
     }
 
     NGP_HD void direction_backward(int64_t sample, Column<float> d_encoded) const {
-        float* const extra =
-            input.d_extra_dims ? input.d_extra_dims + sample * (model.direction->n_in - 3) : nullptr;
+        float* const extra = input.d_extra_dims ? input.d_extra_dims + sample * (model.direction->n_in - 3) : nullptr;
         const Vec3 g =
             general::direction_gradient(model, input.directions[sample], input.row(sample), d_encoded, extra);
         if (input.d_directions) input.d_directions[sample] = g;

@@ -30,10 +30,10 @@ struct Strided {
 
 // The samples; all pointers are the device's.
 struct BackwardInput {
-    Strided<Vec3> positions;       // NGP space
-    Strided<Vec3> directions;      // unit
-    Strided<RawSample> d_raw;      // gradients with respect to the raw outputs
-    const int32_t* rows = nullptr; // of the model's extra dimensions; null: sample i has row i
+    Strided<Vec3> positions;           // NGP space
+    Strided<Vec3> directions;          // unit
+    Strided<RawSample> d_raw;          // gradients with respect to the raw outputs
+    const int32_t* rows = nullptr;     // of the model's extra dimensions; null: sample i has row i
     const float* max_levels = nullptr; // of each sample (level_cut.h); null: all see all levels
     const uint32_t* n = nullptr;
     int64_t capacity = 0; // more samples than that are ignored

@@ -21,7 +21,8 @@
 //   __device__ RawSample evaluate_and_see(Vec3 x, Vec3 direction, int64_t row, VisualizedActivation wanted,
 //                                         float& activation); // ... and an activation (GeneralNetwork only)
 //   using CutLevels = ...;                   // policy that can cut levels: itself, or one of its own for that
-//   __device__ void set_max_level(float v);  // of CutLevels: share of the grid levels that the lane's samples see from now
+//   __device__ void set_max_level(float v);  // of CutLevels: share of the grid levels that the lane's samples see from
+//   now
 //                                            // on (formulas/level_cut.h)
 //   __device__ float density(Vec3 x);                       // raw density alone
 //   __device__ Vec3 density_gradient(Vec3 x, float finest_scale); // of the raw density with respect to x, where levels

@@ -414,8 +414,7 @@ void CudaNerfTraining::prepare_learning(const NerfTrainOptions& options) {
         errors_.begin_step(options.error_map, images_.given(), n_images, n_rays);
     }
     const float box_size = model_->box().diag().x;
-    if (options.cameras.any() &&
-        cameras_.prepare(options.cameras, images_.n_views(), buffers_->max_rays(), box_size))
+    if (options.cameras.any() && cameras_.prepare(options.cameras, images_.n_views(), buffers_->max_rays(), box_size))
         forget_steps();
     if (trains_view_inputs()) view_inputs_.prepare(context_, decayed_learning_rate(settings_, step_));
 }

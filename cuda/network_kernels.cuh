@@ -5,6 +5,7 @@
 #include "render_kernel.cuh"
 
 #include <algorithm>
+#include <type_traits>
 
 namespace ngp::cuda {
 
@@ -84,11 +85,17 @@ void launch_network_kernel(Context& context, void (*kernel)(Job), const Job& job
     kernel<<<grid, Net::threads, size_t(Net::shared_bytes(job.model)), context.stream()>>>(job);
     check(cudaGetLastError(), "launch of a network kernel");
 }
+// A policy that can cut levels itself has one kernel, which looks whether it must.
+template <typename Net>
+constexpr bool cuts_levels = std::is_same_v<typename Net::CutLevels, Net>;
+
 template <typename Net>
 void launch_trace_rays(Context& context, const TraceRaysJob& job) {
     using Cut = typename Net::CutLevels;
-    launch_network_kernel<Net>(context, job.random_levels ? trace_rays_kernel<Cut, true> : trace_rays_kernel<Net, false>,
-                               job);
+    if (cuts_levels<Net> || job.random_levels)
+        launch_network_kernel<Net>(context, trace_rays_kernel<Cut, true>, job);
+    else
+        launch_network_kernel<Net>(context, trace_rays_kernel<Net, cuts_levels<Net>>, job);
 }
 template <typename Net>
 void launch_points(Context& context, const PointsJob& job) {
@@ -103,10 +110,9 @@ int64_t network_scratch_bytes(const Context& context, const ModelView& model) {
     const int64_t a_thread = Net::scratch_bytes(model);
     if (a_thread == 0) return 0;
     // The most that any of the kernels can use.
-    using Cut = typename Net::CutLevels;
+    const auto trace_rays = trace_rays_kernel<Net, cuts_levels<Net>>; // others need no scratch memory
     const unsigned grid =
-        std::max({grid_of<Net>(context, reinterpret_cast<const void*>(trace_rays_kernel<Net, false>), model, 0),
-                  grid_of<Net>(context, reinterpret_cast<const void*>(trace_rays_kernel<Cut, true>), model, 0),
+        std::max({grid_of<Net>(context, reinterpret_cast<const void*>(trace_rays), model, 0),
                   grid_of<Net>(context, reinterpret_cast<const void*>(points_kernel<Net>), model, 0),
                   grid_of<Net>(context, reinterpret_cast<const void*>(occupancy_kernel<Net>), model, 0)});
     return int64_t(grid) * Net::threads * a_thread;

@@ -67,8 +67,8 @@ __device__ RayGradient gradient_of_samples(const RayGradientsJob& job, int64_t i
         if (!sums_losses) continue;
         const RawSample raw = step.raw[sample];
         const float before = step.blends[sample].before;
-        const float alpha = segment_alpha(density_from_raw(job.options.density_activation, raw.density),
-                                          step.samples[sample].dt);
+        const float alpha =
+            segment_alpha(density_from_raw(job.options.density_activation, raw.density), step.samples[sample].dt);
         const float after = before * (1.0f - alpha);
         const Vec3 c = sample_color(job.options.rgb_activation, raw);
         color += color_loss(objective.loss, c, ray.target).gradient * (before * alpha);

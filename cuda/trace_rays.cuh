@@ -19,7 +19,7 @@ struct TraceRaysJob {
     Stepping stepping;
     Objective objective;
     DepthSupervision depth;
-    bool random_levels; // of rays: with Net::CutLevels
+    bool random_levels; // of rays
 };
 
 // A ray, the same in all lanes of its group.
@@ -59,7 +59,7 @@ class RayTracer {
             const Vec3 p = sampled ? ray_.march.position(t) : splat3(0.5f);
             const int row = job_.model.extra_dims && active_ ? job_.step.rays[ray_.ray].view : 0;
             if constexpr (RandomLevels)
-                net_.set_max_level(active_ ? job_.step.rays[ray_.ray].max_level : 1.0f);
+                net_.set_max_level(job_.random_levels && active_ ? job_.step.rays[ray_.ray].max_level : 1.0f);
             const RawSample raw = evaluate_with(net_, job_.model.unit(p), ray_.march.direction, row);
             composite(sampled, p, t, dt, raw);
         }
@@ -221,7 +221,7 @@ class RayTracer {
     uint32_t evaluated_ = 0;
 };
 
-// RandomLevels: of a policy that can cut levels (model.cuh).
+// RandomLevels: a kernel for steps with them, of a policy that can cut levels (model.cuh).
 template <typename Net, bool RandomLevels>
 __global__ void __launch_bounds__(Net::threads, 512 / Net::threads)
     trace_rays_kernel(const __grid_constant__ TraceRaysJob job) {

@@ -18,7 +18,9 @@ struct MarchJob {
     bool ahead; // for the step after this one
 };
 
-// A thread a ray: draws it, finds its first samples, and, once the warp knows where they go, writes them.
+// A thread a ray: draws it, finds its first samples, and, once the warp knows where they go, writes them. `Options`:
+// with those of drawing that are off by default; the kernel without them has none of their code.
+template <bool Options>
 __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_constant__ MarchJob job) {
     __shared__ float kept[march_threads][marched_ahead + 1];
     const StepView& step = job.step;
@@ -27,6 +29,12 @@ __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_const
     SampleTrainingRays sample = job.sample;
     sample.rng = job.ahead ? state.next_rng : state.rng;
     sample.n_rays = n_rays;
+    if constexpr (!Options) {
+        sample.errors = {};
+        sample.random_levels = false;
+        sample.pixels = nullptr;
+        sample.ray_pixels = nullptr;
+    }
     const int stride = int(gridDim.x) * march_threads;
     for (int first = int(blockIdx.x) * march_threads; first < n_rays; first += stride) {
         const int i = first + int(threadIdx.x);
@@ -36,7 +44,7 @@ __global__ void __launch_bounds__(march_threads) march_kernel(const __grid_const
         if (i < n_rays) {
             sample.rays = &ray;
             sample.first_ray = i;
-            if (step.ray_pixels) sample.ray_pixels = step.ray_pixels + i;
+            if constexpr (Options) sample.ray_pixels = step.ray_pixels ? step.ray_pixels + i : nullptr;
             sample(i);
             start = ray.march.t;
             end = ray.march.t_end;
@@ -216,7 +224,9 @@ unsigned full_grid(const Context& context, Kernel kernel, int threads) {
 
 void launch_march(Context& context, cudaStream_t stream, const StepView& step, const SampleTrainingRays& sample,
                   const OccupancyView& occupancy, const Objective& objective, bool ahead) {
-    march_kernel<<<full_grid(context, march_kernel, march_threads), march_threads, 0, stream>>>(
+    const bool options = sample.errors.active() || sample.random_levels || sample.pixels || step.ray_pixels;
+    const auto kernel = options ? march_kernel<true> : march_kernel<false>;
+    kernel<<<full_grid(context, kernel, march_threads), march_threads, 0, stream>>>(
         MarchJob{step, sample, occupancy, objective, ahead});
     check(cudaGetLastError(), "launch of marching");
 }

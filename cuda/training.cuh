@@ -8,6 +8,10 @@
 // that does not; the backward pass forms their gradients and recomputes the networks from the kept encodings; a scatter
 // adds encoding gradients to the table; the optimizer updates what has a gradient. Beside the last two, the next step's
 // rays are marched.
+//
+// What options learn or keep besides adds kernels to the graph, after the backward pass: error maps (error_maps.cuh),
+// cameras (ray_gradients.cuh, cameras.cuh), latents (view_inputs.cuh). They add up integers (fixed_point.cuh), so that
+// results don't depend on timing. The host's part (an interval's distributions, updates of cameras) is between steps.
 #pragma once
 
 #include "memory.cuh"
@@ -180,8 +184,8 @@ struct StepView {
 // Body(i) for every ray i of the step at hand, whose number only the device knows.
 constexpr int ray_threads = 256;
 template <typename Body>
-__global__ void __launch_bounds__(ray_threads) for_each_ray_kernel(const StepState* state,
-                                                                   const __grid_constant__ Body body) {
+__global__ void __launch_bounds__(ray_threads)
+    for_each_ray_kernel(const StepState* state, const __grid_constant__ Body body) {
     const int n = state->n_rays, stride = int(gridDim.x) * ray_threads;
     for (int i = int(blockIdx.x) * ray_threads + int(threadIdx.x); i < n; i += stride) body(i);
 }

@@ -1,5 +1,5 @@
-// Fits of extra dimensions to pictures (NerfEngine::view_input_gradient): rays through a frozen field, and back as far as
-// the direction encoding.
+// Fits of extra dimensions to pictures (NerfEngine::view_input_gradient): rays through a frozen field, and back as far
+// as the direction encoding.
 #include "nerf_training.cuh"
 
 #include <algorithm>

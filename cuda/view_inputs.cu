@@ -95,7 +95,7 @@ void DeviceViewInputs::launch_step(Context& context, const StepView& step, const
     launch_sum_extra_dims(context, step, {d_extra_dims, inputs_.n_dims, true, sums_.data()});
     for_each(context.stream(), n_views,
              AdamOfView{step.state, values_.data(), m_.data(), v_.data(), iterations_.data(), sums_.data(),
-                       rate_.data(), inputs_.n_dims, n_views});
+                        rate_.data(), inputs_.n_dims, n_views});
 }
 
 } // namespace ngp::cuda

@@ -52,9 +52,9 @@ class DeviceViewInputs {
     void changed() { on_host_ = false; }
 
   private:
-    mutable ViewInputs inputs_;    // of all views
-    mutable bool on_host_ = true;  // inputs_ are those of the device
-    float learning_rate_ = -1.0f;  // that the device has
+    mutable ViewInputs inputs_;   // of all views
+    mutable bool on_host_ = true; // inputs_ are those of the device
+    float learning_rate_ = -1.0f; // that the device has
     DeviceArray<float> values_, given_;
     DeviceArray<float> m_, v_, rate_;
     DeviceArray<uint32_t> iterations_;

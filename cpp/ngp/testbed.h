@@ -111,8 +111,8 @@ struct NerfSettings {
     int rendering_extra_dims_from_training_view = 0;
     std::vector<float> rendering_extra_dims;
 
-    // The training view nearest to a pose in NGP space, with what was learned about it: by distance of the positions plus a quarter of the distance of
-    // the forward axes. -1: there are none.
+    // The training view nearest to a pose in NGP space, with what was learned about it: by distance of the positions
+    // plus a quarter of the distance of the forward axes. -1: there are none.
     int find_closest_training_view(const CameraMatrix& pose) const;
 };
 

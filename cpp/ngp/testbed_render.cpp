@@ -164,7 +164,8 @@ SharedArray Testbed::render(int width, int height, int spp, bool linear, SharedA
         if (render_ground_truth)
             render_training_image(request.camera, pixels.data());
         else if (request.shows.mode == RenderMode::Distortion)
-            for_each_pixel(int64_t(n_pixels), ShowDistortion{request.camera, request.pose, distortion_of(request), pixels.data()});
+            for_each_pixel(int64_t(n_pixels),
+                           ShowDistortion{request.camera, request.pose, distortion_of(request), pixels.data()});
         else
             render_slice(request, pixels.data());
         for_each_pixel(int64_t(n_pixels), FinishPixel{display, pixels.data(), rgba.data(), depths});

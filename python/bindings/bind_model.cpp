@@ -267,7 +267,8 @@ void bind_model(py::module_& m) {
             "(N, padded outputs): what the position encoding gives.")
         .def(
             "input_gradients", [](NerfModelBench& b) { return array(b.input_gradients(), 6); },
-            "(N,6): of forward_backward(), with respect to the position and to the direction; input_gradients=True asks "
+            "(N,6): of forward_backward(), with respect to the position and to the direction; input_gradients=True "
+            "asks "
             "for them.")
         .def(
             "extra_dims_gradient",

@@ -1,7 +1,7 @@
 """Prints what learning cameras gives: poses, focal length, exposures; and training through rolling shutters and lenses.
 
     python tests/benchmarks/learned_cameras.py [--scene FOLDER] [--parts poses,focal,exposure,lenses] [--steps N]
-        [--batch-size N] [--config NAME] [--seeds N]
+        [--batch-size N] [--config NAME] [--seeds N] [--device cpu]
 
 FOLDER holds transforms_train.json and transforms_test.json (or _val) of pictures without lens distortion. Without it,
 pictures of the tests' tiny scene are made, 50 of 64x64 pixels; `lenses` always takes that. The scene's size is the side
@@ -49,7 +49,7 @@ class Data:
     keys: dict[str, Any]
 
     def train(self, a: argparse.Namespace, seed: int, changes: dict[str, Any], options: Callable[[Testbed], None]):
-        testbed = Testbed(device="cpu", config=a.config, seed=seed)
+        testbed = Testbed(device=a.device, config=a.config, seed=seed)
         arguments: dict[str, Any] = {"images": self.images, "cameras": self.poses, "intrinsics": self.intrinsics}
         testbed.set_images(**arguments | self.keys | changes)
         options(testbed)
@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8192)
     parser.add_argument("--config", default="base_14")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
     tables = {"poses": poses_table, "focal": focal_table, "exposure": exposure_table}
     parts = a.parts.split(",")

@@ -198,21 +198,6 @@ def test_engine(name, device, folder):
     assert np.array_equal(testbed.params(), params)
 
 
-def test_inputs_of_views(device):
-    """Latents in pictures and queries of an untrained model."""
-    nested = [{"otype": "SphericalHarmonics", "n_dims_to_encode": 3, "degree": 4}, {"otype": "Identity"}]
-    config = SMALL_CONFIG | {"encoding": GRID, "dir_encoding": {"otype": "Composite", "nested": nested}}
-    testbed = Testbed(config=config, device=device)
-    images = np.random.default_rng(2).integers(256, size=(2, 17, 20, 4), dtype=np.uint8)
-    testbed.set_images(images, poses(2), (25.0, 25.0, 10.0, 8.5), n_extra_learnable_dims=3)
-    for normals in (False, True):
-        channels = ("rgb", "normal") if normals else ("rgb",)
-        out = testbed.render_channels(poses(1)[0], 4, 3, fov_x=20, channels=channels, image=1)
-        assert all(np.all(np.isfinite(a)) for a in out.values())
-    points, directions = np.zeros((67, 3)), np.tile([0.6, 0.0, 0.8], (67, 1))
-    assert not np.array_equal(*(testbed.query(points, directions, image=i)[0] for i in (0, 1)))
-
-
 def switch_options(testbed: Testbed, on: bool) -> None:
     """Options whose kernels training has only for them: random levels, maps of errors, learned cameras."""
     testbed.max_level_rand_training = on
@@ -259,6 +244,21 @@ def test_latents(device, folder):
     fit.rays_per_step = 150
     loss, gradient = testbed.latent_gradient(fit, after[0].astype(np.float32), 0)
     assert np.isfinite(loss) and np.any(gradient != 0)
+
+
+def test_inputs_of_views(device):
+    """Latents in pictures and queries of an untrained model."""
+    nested = [{"otype": "SphericalHarmonics", "n_dims_to_encode": 3, "degree": 4}, {"otype": "Identity"}]
+    config = SMALL_CONFIG | {"encoding": GRID, "dir_encoding": {"otype": "Composite", "nested": nested}}
+    testbed = Testbed(config=config, device=device)
+    images = np.random.default_rng(2).integers(256, size=(2, 17, 20, 4), dtype=np.uint8)
+    testbed.set_images(images, poses(2), (25.0, 25.0, 10.0, 8.5), n_extra_learnable_dims=3)
+    for normals in (False, True):
+        channels = ("rgb", "normal") if normals else ("rgb",)
+        out = testbed.render_channels(poses(1)[0], 4, 3, fov_x=20, channels=channels, image=1)
+        assert all(np.all(np.isfinite(a)) for a in out.values())
+    points, directions = np.zeros((67, 3)), np.tile([0.6, 0.0, 0.8], (67, 1))
+    assert not np.array_equal(*(testbed.query(points, directions, image=i)[0] for i in (0, 1)))
 
 
 def test_occupancy(device):

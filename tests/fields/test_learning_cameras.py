@@ -32,9 +32,9 @@ def monkeypatch_module():
         yield patch
 
 
-def test_exposures(pictures):
+def test_exposures(pictures, device):
     """From -1 to 1 stop: PSNR within 1 dB of the unexposed set."""
-    run = Namespace(**vars(RUN) | {"steps": 1000})
+    run = Namespace(**vars(RUN) | {"steps": 1000, "device": device})
     stops = np.random.default_rng(0).permutation(np.linspace(-1, 1, len(pictures.images)))
     _, images = bench.exposed(pictures.images, stops)
 

@@ -3,7 +3,7 @@
 An option is one line in TRAINING or RENDERING: its path from the Testbed, a value off the default, and, where it needs
 them, other options that are set with and without it. test_every_option_is_here fails for a property that has no line.
 A training option must change parameters, a rendering option a picture; all runs are deterministic, so that nothing
-else does. On devices that an option's `devices` do not name, one error must say so.
+else does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DEVICES
 from fields.tiny_scene import TinyScene
 from pyngp import (
     BoundingBox,
@@ -43,7 +42,6 @@ class Option:
     value: Any
     given: dict[str, Any] = field(default_factory=dict)  # set in both runs
     steps: int = STEPS
-    devices: tuple[str, ...] = tuple(DEVICES)
 
     def __str__(self) -> str:
         value = getattr(self.value, "name", self.value)
@@ -51,7 +49,6 @@ class Option:
         return f"{self.path.rpartition('.')[2]} {text}".strip()
 
 
-CPU = ("cpu",)
 NONE = getattr(NerfActivation, "None")
 # A schedule that updates in every step, and one map of errors.
 UPDATES = {TRAIN + "occupancy_schedule": OccupancySchedule.Specification}
@@ -204,18 +201,8 @@ def train(tiny: TinyScene, small_config: dict[str, Any]) -> Callable[..., np.nda
     return cached
 
 
-def refusal(option: Option) -> Any:
-    """One error that names an option (its own, or one that is given with it) and what to do instead."""
-    names = "|".join(path.rpartition(".")[2] for path in (option.path, *option.given))
-    return pytest.raises(RuntimeError, match=rf"({names}).*device=\"cpu\"")
-
-
 @pytest.mark.parametrize("option", TRAINING, ids=str)
 def test_training(option, device, train, tiny):
-    if device not in option.devices:
-        with refusal(option):
-            train(device, option.given, 1, {option.path: option.value})
-        return
     plain = train(device, option.given, option.steps)
     changed = train(device, option.given, option.steps, {option.path: option.value})
     assert np.all(np.isfinite(changed)) and not np.array_equal(plain, changed)
@@ -254,10 +241,6 @@ def test_rendering(option, device, model):
     plain = picture(testbed)
     assert np.array_equal(plain, picture(testbed)), "nothing else changes a picture"
     set_options(testbed, {option.path: option.value})
-    if device not in option.devices:
-        with refusal(option):
-            picture(testbed)
-        return
     changed = picture(testbed)
     assert np.all(np.isfinite(changed)) and np.abs(changed - plain).max() > 1e-3
 

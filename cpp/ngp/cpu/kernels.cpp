@@ -573,8 +573,8 @@ void store_input_gradients(const NerfModelView& model, const Vec3* directions, i
     if (!results.d_extra_dims && !results.ray_gradients) return;
     PositionTile g;
     if (results.ray_gradients)
-        position_gradient(*model.position, model.encoding_params, tile, m, w.d_input, a.density.input_stride[0], nullptr,
-                          g);
+        position_gradient(*model.position, model.encoding_params, tile, m, w.d_input, a.density.input_stride[0],
+                          nullptr, g);
     const Vec3 scale = box_scale(model.box);
     const float* d_direction = w.d_encoding + model.density.shape.n_out;
     for (int s = 0; s < m; ++s) {

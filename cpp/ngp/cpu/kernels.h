@@ -181,8 +181,8 @@ struct NerfKernels {
     void (*encoding_params_gradient)(const EncodingShape& shape, const float* in, const float* d_out, int64_t n,
                                      GradientTiles& tiles, float* gradient);
     // Forward and backward through both networks for given upstream gradients: what train_chunk does between marching
-    // and scattering. Adds weight gradients and gradient tiles to `results`; its d_extra_dims and ray_gradients, set, are
-    // those of the samples, each a ray of its own.
+    // and scattering. Adds weight gradients and gradient tiles to `results`; its d_extra_dims and ray_gradients, set,
+    // are those of the samples, each a ray of its own.
     void (*forward_backward)(const NerfModelView& model, const Vec3* positions, const Vec3* directions,
                              const RawSample* d_raw, int64_t n, NerfWorkspace& workspace, TrainChunk& results);
     // input [n][pad16(in)], output [n][pad16(out)]; d_* may be null (forward only).

@@ -87,8 +87,8 @@ struct FrameRequest {
     VisualizedActivation visualized;
     int image = -1;                // training view whose appearance the picture has; -1: none in particular
     std::vector<float> extra_dims; // of the model, which rays get besides their direction (ViewInputs)
-    bool distortion_map = false; // through the learned one
-    Vec3 gain{1, 1, 1};          // of the rgb channel
+    bool distortion_map = false;   // through the learned one
+    Vec3 gain{1, 1, 1};            // of the rgb channel
 
     AddRay add_ray() const { return {shows, linear_colors, space, near_distance}; }
 };
@@ -228,8 +228,8 @@ class NerfModelBench {
     virtual std::vector<RawSample> raw() = 0; // of forward()
     // What the position encoding gives, n x position.n_out_padded.
     virtual std::vector<float> encoded() = 0;
-    // Of forward_backward(), if they are wanted: with respect to each sample's NGP position and direction, its components
-    // as if independent. And with respect to the extra dimensions, empty without.
+    // Of forward_backward(), if they are wanted: with respect to each sample's NGP position and direction, its
+    // components as if independent. And with respect to the extra dimensions, empty without.
     virtual std::vector<RayGradient> input_gradients() = 0;
     virtual std::vector<float> extra_dims_gradient() = 0;
     // Gradient of the raw density with respect to the NGP position.
@@ -242,8 +242,8 @@ struct NerfBenchInput {
     std::vector<Vec3> positions, directions; // NGP space
     std::vector<RawSample> d_raw;            // upstream gradients
     int n_extra_dims = 0;
-    std::vector<float> extra_dims;           // n_extra_dims a sample
-    bool input_gradients = false;            // forward_backward() leaves those below
+    std::vector<float> extra_dims; // n_extra_dims a sample
+    bool input_gradients = false;  // forward_backward() leaves those below
 };
 std::unique_ptr<NerfModelBench> make_cuda_nerf_bench(NerfBenchInput input, const CudaOptions& options);
 

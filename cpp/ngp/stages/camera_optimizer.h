@@ -63,7 +63,8 @@ class CameraOptimizer {
     void set_corrections(CameraCorrections c) { corrections_ = std::move(c); }
 
     // Steps before poses are learned: until the scene has some shape, the few rays of a view give noise that Adam would
-    // remember. What all views share is learned from the start, before the scene has taken the shape that suits its error.
+    // remember. What all views share is learned from the start, before the scene has taken the shape that suits its
+    // error.
     static constexpr uint32_t pose_warmup_steps = 256;
 
     // Makes room for views, and for the map if it is to be learned.

@@ -52,9 +52,9 @@ struct CompositeAndLoss {
     int64_t ray_stride;
     int* count; // in: samples evaluated; out: samples that contribute
     RawSample* gradient;
-    float* loss;             // of ray i, mean over channels
-    // Minus dL/d(target) of ray i, whose denominators are constants: for all but mode Rfl dL/d(composited colour). Null:
-    // not wanted.
+    float* loss; // of ray i, mean over channels
+    // Minus dL/d(target) of ray i, whose denominators are constants: for all but mode Rfl dL/d(composited colour).
+    // Null: not wanted.
     Vec3* d_color = nullptr;
 
     NGP_HD void operator()(int64_t i) const {

@@ -133,7 +133,8 @@ struct SharpnessOfTile {
 
     NGP_HD void operator()(int64_t i) const {
         const ImageView& of = image;
-        tiles[i] = tile_sharpness(int(i), image.width, image.height, [&](int x, int y) { return pixel_luma(of, x, y); });
+        tiles[i] =
+            tile_sharpness(int(i), image.width, image.height, [&](int x, int y) { return pixel_luma(of, x, y); });
     }
 };
 // Of all tiles of an image whose pixels are in host memory.

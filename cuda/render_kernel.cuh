@@ -149,7 +149,7 @@ __device__ void add_ray(const RenderJob& job, LaneRay& ray) {
     AddRay add = job.add;
     if constexpr (!Full) add.shows = {};
     result.finish(add.shows.mode, ray.blend.transmittance, job.min_transmittance);
-    if (!Full && !add.linear_colors && add.space == ColorSpace::Linear) { // what nearly all pictures are
+    if (add.shows.mode == RenderMode::Shade && !add.linear_colors && add.space == ColorSpace::Linear) {
         result.rgb = {short_srgb_to_linear(result.rgb.x), short_srgb_to_linear(result.rgb.y),
                       short_srgb_to_linear(result.rgb.z)};
         add.linear_colors = true; // as they are now

@@ -45,7 +45,7 @@ def run(tiny: TinyScene, small_config: dict[str, Any], tmp_path_factory: pytest.
     def start(kind: str, latents: int) -> Path:
         trained = testbed("cpu", kind, latents)
         trained.fit(120, batch_size=BATCH)
-        path = folder / f"{kind}{latents}.ingp"
+        path = folder / f"{kind}{latents}.msgpack"  # not compressed
         trained.save_snapshot(path, compress=False)
         document = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
         document["snapshot"]["nerf"]["rgb"]["rays_per_batch"] = N_RAYS
@@ -58,7 +58,7 @@ def run(tiny: TinyScene, small_config: dict[str, Any], tmp_path_factory: pytest.
         prepare(t)
         t.fit(1, batch_size=BATCH)
         assert t.stats()["rays_per_step"] == N_RAYS
-        path = folder / f"{device}.ingp"
+        path = folder / f"{device}.msgpack"
         t.save_snapshot(path, include_optimizer_state=True, compress=False)
         return msgpack.unpackb(path.read_bytes(), strict_map_key=False)["snapshot"] | {"loss_of_step": t.loss}
 

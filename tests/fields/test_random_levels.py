@@ -50,7 +50,7 @@ def psnr_of(testbed: Testbed, tiny: TinyScene) -> float:
 
 
 def test_coarse_levels_learn_to_stand_alone(tiny, small_config, tmp_path, device):
-    """Rendered with half of its levels, a model trained this way is better than one that never lacked them."""
+    """Without half of its levels, a model trained this way loses less than one that never lacked them."""
     quality = {}
     for random in (False, True):
         testbed = Testbed(data=tiny.train, config=small_config, device=device)
@@ -59,7 +59,8 @@ def test_coarse_levels_learn_to_stand_alone(tiny, small_config, tmp_path, device
         whole = psnr_of(testbed, tiny)
         quality[random] = whole, psnr_of(without_fine_levels(testbed, small_config, 2, tmp_path), tiny)
     print(f"whole and with 2 of 4 levels: {quality}")
-    assert quality[True][1] > quality[False][1] + 1.5
+    loss = {random: whole - cut for random, (whole, cut) in quality.items()}
+    assert loss[False] > 0.5 and loss[True] < 0.75 * loss[False]
     assert quality[True][0] > quality[False][0] - 2
 
 

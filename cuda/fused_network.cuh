@@ -30,10 +30,13 @@ struct FusedWeights {
     __host__ __device__ static constexpr int rgb_out(int rgb_hidden) { // [16][Width]
         return rgb_next + (rgb_hidden - 1) * Width * wide;
     }
-    __host__ __device__ static constexpr int size(int rgb_hidden) { return rgb_out(rgb_hidden) + 16 * wide; }
+    // `out_rows`: of the last matrix that are kept, at least as many as there are colours.
+    __host__ __device__ static constexpr int size(int rgb_hidden, int out_rows = 16) {
+        return rgb_out(rgb_hidden) + out_rows * wide;
+    }
 
     // From the canonical matrices, by all threads of a block.
-    __device__ static void load(const half* canonical, int n_encoded, int rgb_hidden, half* shared) {
+    __device__ static void load(const half* canonical, int n_encoded, int rgb_hidden, half* shared, int out_rows = 16) {
         auto copy = [&](int rows, int columns, int stride, half* to) {
             for (int i = threadIdx.x; i < rows * columns; i += blockDim.x)
                 to[i / columns * stride + i % columns] = canonical[i];
@@ -46,7 +49,7 @@ struct FusedWeights {
         copy(16, Width, wide, shared + density_out);
         copy(Width, 32, narrow, shared + rgb_first);
         if (rgb_hidden > 1) copy(Width, Width, wide, shared + rgb_next);
-        copy(16, Width, wide, shared + rgb_out(rgb_hidden));
+        copy(out_rows, Width, wide, shared + rgb_out(rgb_hidden));
     }
 };
 
@@ -80,12 +83,13 @@ class FusedNetwork {
     struct alignas(16) Harmonics {
         half rows[32 * harmonics_stride];
     };
+    static constexpr int out_rows = Lean && Width > 16 ? 8 : 16; // of the last weights
     static constexpr int64_t later_at = Lean ? 0 : sizeof(Encoded);
     static constexpr int64_t staging_bytes = Lean ? sizeof(Encoded) : sizeof(Encoded) + sizeof(Harmonics);
     static_assert(sizeof(Harmonics) <= sizeof(Encoded) && 32 * sizeof(RawSample) <= sizeof(Harmonics));
 
   public:
-    static constexpr int threads = 256;
+    static constexpr int threads = Lean ? 512 : 256; // which share the weights
     using CutLevels = FusedNetwork<Width, true>;
     using OfPictures = FusedNetwork<Width, false, true>; // for kernels that call evaluate() only
 
@@ -97,7 +101,7 @@ class FusedNetwork {
     __device__ FusedNetwork(const ModelView& model, char* shared, char*) : model_(model), lane_(threadIdx.x & 31) {
         weights_ = reinterpret_cast<half*>(shared);
         staging_ = shared + weight_bytes(rgb_hidden()) + threadIdx.x / 32 * staging_bytes;
-        Weights::load(model.weights, model.n_encoded, rgb_hidden(), weights_);
+        Weights::load(model.weights, model.n_encoded, rgb_hidden(), weights_, out_rows);
         __syncthreads();
     }
 
@@ -214,7 +218,7 @@ class FusedNetwork {
     __device__ RawSample* out() const { return reinterpret_cast<RawSample*>(staging_ + later_at); }
 
     __host__ __device__ static int64_t weight_bytes(int rgb_hidden) {
-        return (int64_t(Weights::size(rgb_hidden)) * 2 + 127) / 128 * 128;
+        return (int64_t(Weights::size(rgb_hidden, out_rows)) * 2 + 127) / 128 * 128;
     }
     __device__ int rgb_hidden() const { return model_.rgb.n_layers - 1; }
 

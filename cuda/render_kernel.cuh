@@ -25,7 +25,7 @@ constexpr uint32_t whole_warp = 0xffffffffu;
 // The warp marches on while more than one lane for each so many lanes at a sample is still on its way, but not more
 // than that many steps between two evaluations.
 constexpr int samples_per_straggler = 4;
-constexpr int march_steps = 8;
+constexpr int march_steps = 4;
 // Lanes whose ray has ended wait until there are so many: what follows is code that the whole warp goes through.
 constexpr int idle_lanes = 8;
 // Blocks that must fit a multiprocessor: bounds registers to 128 a thread, unless the policy says otherwise.
@@ -295,24 +295,27 @@ struct RenderGrid {
     const void* kernel;
     int64_t shared, scratch; // bytes of a block, of a thread
     int64_t blocks;          // that the device runs at once
+    int threads;             // of a block
 };
 template <typename Net>
 RenderGrid render_grid(const Context& context, const ModelView& model, bool full) {
     RenderGrid g;
     g.kernel = reinterpret_cast<const void*>(&render_kernel<Net, true>);
     g.shared = Net::shared_bytes(model);
+    g.threads = Net::threads;
     if (!full) {
         using Plain = typename PolicyOfPictures<Net>::type;
         g.kernel = reinterpret_cast<const void*>(&render_kernel<Plain, false>);
         g.shared = Plain::shared_bytes(model);
+        g.threads = Plain::threads;
     }
     g.scratch = Net::scratch_bytes(model);
     check(cudaFuncSetAttribute(g.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, context.device_shared_bytes()),
           "rendering with ", g.shared, " bytes of shared memory a block");
     int per_multiprocessor = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, g.kernel, Net::threads, size_t(g.shared)),
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, g.kernel, g.threads, size_t(g.shared)),
           "occupancy of rendering");
-    if (per_multiprocessor == 0) fail("CUDA: rendering: a block of ", Net::threads, " threads does not fit the device");
+    if (per_multiprocessor == 0) fail("CUDA: rendering: a block of ", g.threads, " threads does not fit the device");
     g.blocks = int64_t(per_multiprocessor) * context.multiprocessors();
     return g;
 }
@@ -322,32 +325,32 @@ template <typename Net>
 int64_t render_scratch(const Context& context, const ModelView& model, bool full) {
     const DeviceGuard guard(context.device());
     const RenderGrid g = render_grid<Net>(context, model, full);
-    return g.blocks * Net::threads * g.scratch;
+    return g.blocks * g.threads * g.scratch;
 }
 
 // A RenderLauncher.
 template <typename Net>
-void launch_render(Context& context, const RenderJob& job) {
+void launch_render(Context& context, const RenderJob& job, const RenderPart& part) {
     const TileOrder order{job.make.camera.width, job.make.camera.height};
-    if (order.width <= 0 || order.height <= 0 || job.spp <= 0) return;
+    if (part.first_tile >= part.end_tile || job.spp <= 0) return;
     const DeviceGuard guard(context.device());
     const RenderGrid g = render_grid<Net>(context, job.model, job.full());
     RenderJob launched = job;
     launched.parallel_direction = normalize(job.make.pose.forward);
     static_assert(sizeof(RenderJob) <= 4096, "a kernel's parameters have 4 KB");
-    const int64_t n_tiles = tiles_of_pass(order), rays_of_block = Net::threads;
+    const int64_t n_tiles = tiles_of_pass(order), rays_of_block = g.threads;
     int64_t blocks = std::min<int64_t>(g.blocks, (n_tiles * TileOrder::tile_pixels - 1) / rays_of_block + 1);
     if (g.scratch > 0) {
-        const int64_t of_block = g.scratch * Net::threads;
+        const int64_t of_block = g.scratch * g.threads;
         NGP_CHECK_LE(of_block, job.scratch_size);
         blocks = std::min<int64_t>(blocks, job.scratch_size / of_block);
     }
     for (launched.sample = 0; launched.sample < job.spp; ++launched.sample)
-        for (int64_t first = 0; first < order.count(); first += n_tiles) {
-            start_rays(context, launched, first, std::min(n_tiles, order.count() - first));
+        for (int64_t first = part.first_tile; first < part.end_tile; first += n_tiles) {
+            start_rays(part.stream, launched, first, std::min(n_tiles, part.end_tile - first));
             void* parameters[] = {&launched};
-            check(cudaLaunchKernel(g.kernel, dim3(unsigned(blocks)), dim3(Net::threads), parameters, size_t(g.shared),
-                                   context.stream()),
+            check(cudaLaunchKernel(g.kernel, dim3(unsigned(blocks)), dim3(unsigned(g.threads)), parameters, size_t(g.shared),
+                                   part.stream),
                   "rendering ", order.width, "x", order.height, " pixels");
         }
 }

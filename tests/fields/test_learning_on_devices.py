@@ -22,7 +22,7 @@ from fields.tiny_scene import INTRINSICS, TinyScene
 from pyngp import Testbed, TrainMode
 from stages.test_camera_gradients import TOLERANCE_OF_FLIPS
 
-N_RAYS, BATCH, N_VIEWS = 256, 4096, 20
+N_RAYS, BATCH, N_VIEWS = 128, 4096, 20
 TOLERANCES = {"general": TOLERANCE_OF_FLIPS, "fused": 10 * 10**0.5 * 2.0**-11}
 # Columns of a view's gradients; those of all views follow.
 OF_VIEW = {"position": slice(0, 3), "rotation": slice(3, 6), "exposure": slice(6, 9)}

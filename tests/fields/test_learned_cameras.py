@@ -173,11 +173,13 @@ def test_exposures_in_other_train_modes(mode, tiny, small_config):
     """Images at -1 and 1 stops: learned in the right direction, though gradients of samples are others."""
     gains = np.where(np.arange(20) % 2, 2.0, 0.5)
     images = linear(tiny.images[..., :3] / 255.0) * 0.5 * gains[:, None, None, None]  # nothing clips
+    images = np.concatenate([images, tiny.images[..., 3:] / 255.0], axis=-1).astype(np.float32)
     testbed = Testbed(device="cpu", config=small_config)
-    testbed.set_images(images.astype(np.float32), tiny.poses, INTRINSICS)
+    testbed.set_images(images, tiny.poses, INTRINSICS)
     learning(testbed, "exposure")
     testbed.nerf.training.train_mode = mode
-    testbed.fit(320, batch_size=1024)
+    testbed.nerf.training.n_steps_between_cam_updates = 2
+    testbed.fit(600, batch_size=2048)
     stops = testbed.image_exposures().mean(1)
     assert stops[gains > 1].max() < 0 < stops[gains < 1].min()
 

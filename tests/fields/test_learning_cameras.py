@@ -34,7 +34,7 @@ def monkeypatch_module():
 
 def test_exposures(pictures):
     """From -1 to 1 stop: PSNR within 1 dB of the unexposed set, at the usual interval between updates."""
-    run = Namespace(**vars(RUN) | {"steps": 1000})
+    run = Namespace(**vars(RUN) | {"steps": 3000})
     stops = np.random.default_rng(0).permutation(np.linspace(-1, 1, len(pictures.images)))
     _, images = bench.exposed(pictures.images, stops)
 

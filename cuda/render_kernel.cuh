@@ -139,7 +139,8 @@ __device__ void composite(const RenderJob& job, LaneRay& ray, const LaneSample& 
 
 // srgb_to_linear() (formulas/color.h) within 1e-6, in a tenth of its instructions.
 __device__ inline float short_srgb_to_linear(float v) {
-    return v <= 0.04045f ? v * (1.0f / 12.92f) : __powf((v + 0.055f) * (1.0f / 1.055f), 2.4f);
+    using namespace srgb_curve;
+    return v <= line_end ? v * (1.0f / slope) : __powf((v + offset) * (1.0f / scale), exponent);
 }
 
 template <bool Full>

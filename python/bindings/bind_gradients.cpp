@@ -17,6 +17,7 @@ struct View {
     FloatArray image; // (H, W, 3 or 4), linear
     Vec3 exposure{1, 1, 1};
     FloatArray distortion; // (h, w, 2), or empty
+    FloatArray latent;     // (n,), or empty
 };
 
 template <typename T>
@@ -30,21 +31,22 @@ py::array_t<float> rows_of(const std::vector<T>& v, py::ssize_t width) {
 
 // Everything that the gradients depend on: pixels, targets, sample positions; and the gradients.
 py::dict view_gradients(const std::string& config, const FloatArray& params, const View& view, int n_rays,
-                        LossType loss, ColorSpace space, uint64_t seed, const std::string& isa) {
+                        const Objective& objective, ColorSpace space, uint64_t seed, const std::string& isa) {
     if (n_rays < 1 || n_rays > max_rays_per_chunk) throw py::value_error("n_rays must be from 1 to 256");
-    const NerfModelShape shape = nerf_model_shape(parse_network_config(config, "config"), 1);
+    const NerfModelShape shape = nerf_model_shape(parse_network_config(config, "config"), 1, int(view.latent.size()));
     expect_shape(params, {py::ssize_t(shape.n_params())}, "params");
     PackedMlp density(shape.density), rgb(shape.rgb);
     density.pack(params.data());
     rgb.pack(params.data() + shape.rgb_begin());
-    const NerfModelView model{&shape.position,
-                              &shape.direction,
-                              params.data() + shape.encoding_begin(),
-                              {shape.density, density.forward_weights(), density.backward_weights()},
-                              {shape.rgb, rgb.forward_weights(), rgb.backward_weights()},
-                              Activation::Logistic,
-                              Activation::Exponential,
-                              {splat3(0), splat3(1)}};
+    NerfModelView model{&shape.position,
+                        &shape.direction,
+                        params.data() + shape.encoding_begin(),
+                        {shape.density, density.forward_weights(), density.backward_weights()},
+                        {shape.rgb, rgb.forward_weights(), rgb.backward_weights()},
+                        Activation::Logistic,
+                        Activation::Exponential,
+                        {splat3(0), splat3(1)}};
+    if (view.latent.size() > 0) model.extra_dims = view.latent.data();
     OccupancyGrid occupancy;
     occupancy.resize(1);
     const std::vector<float> everywhere(occupancy_cells, 1.0f);
@@ -87,7 +89,7 @@ py::dict view_gradients(const std::string& config, const FloatArray& params, con
     c.sample.n_rays = c.n_rays = n_rays;
     c.sample.n_images = 1;
     c.sample.ray_pixels = pixels.data();
-    c.composite.objective.loss = loss;
+    c.composite.objective = objective;
     c.composite.near_distance = 0;
     c.ray_gradients = rays.data();
     c.d_color = d_color.data();
@@ -127,7 +129,8 @@ py::dict view_gradients_of(const std::string& config, const FloatArray& params, 
                            const FloatArray& start, const FloatArray& focal, const FloatArray& principal,
                            const Lens& lens, std::optional<FloatArray> end, std::array<float, 4> rolling_shutter,
                            const FloatArray& exposure, std::optional<FloatArray> distortion, int n_rays, LossType loss,
-                           ColorSpace space, uint64_t seed, const std::string& isa) {
+                           ColorSpace space, uint64_t seed, const std::string& isa, TrainMode train_mode,
+                           std::optional<FloatArray> latent) {
     View v;
     v.image = image;
     if (image.ndim() != 3) throw py::value_error("image must have shape (H, W, 3 or 4)");
@@ -141,7 +144,8 @@ py::dict view_gradients_of(const std::string& config, const FloatArray& params, 
     v.rolling_shutter = rolling_shutter;
     v.exposure = to_vec3(exposure, "exposure");
     if (distortion) v.distortion = *distortion;
-    return view_gradients(config, params, v, n_rays, loss, space, seed, isa);
+    if (latent) v.latent = *latent;
+    return view_gradients(config, params, v, n_rays, {train_mode, loss}, space, seed, isa);
 }
 
 } // namespace
@@ -153,6 +157,7 @@ void bind_gradients(py::module_& m) {
         py::arg("rolling_shutter") = std::array<float, 4>{}, py::arg("exposure") = std::array<float, 3>{1, 1, 1},
         py::arg("distortion") = py::none(), py::arg("n_rays") = 64, py::arg("loss") = LossType::L2,
         py::arg("space") = ColorSpace::Linear, py::arg("seed") = 1, py::arg("isa") = "",
+        py::arg("train_mode") = TrainMode::Nerf, py::arg("latent") = py::none(),
         "Training rays of one view with its camera in NGP space, through a model in the unit box that is occupied "
         "everywhere. (N,3) uv_tau, target, background; (N,) loss, summed over channels; samples: N pairs of distances "
         "and step lengths; (N,6) rays: gradients of origin and direction; (N,13) gradient of position, rotation, "

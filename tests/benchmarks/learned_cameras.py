@@ -3,9 +3,11 @@
     python tests/benchmarks/learned_cameras.py [--scene FOLDER] [--parts poses,focal,exposure,lenses] [--steps N]
         [--batch-size N] [--config NAME] [--seeds N] [--device cpu]
 
-FOLDER holds transforms_train.json and transforms_test.json (or _val) of pictures without lens distortion. Without it,
-pictures of the tests' tiny scene are made, 50 of 64x64 pixels; `lenses` always takes that. The scene's size is the side
-of its box.
+FOLDER holds transforms_train.json (or transforms.json) and transforms_test.json (or _val). Without it, pictures of the
+tests' tiny scene are made, 50 of 64x64 pixels; `lenses` always takes that. The scene's size is the side of its box.
+
+Cameras that all aim at the centre of a small subject can't tell a focal length from the size of the subject, to first
+order in its size over their distance. So for `focal` the tiny scene's cameras aim at random points of it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from reference import rotation
 F64 = NDArray[np.float64]
 Intrinsics = tuple[float, float, float, float]
 PARTS = ("poses", "focal", "exposure", "lenses")
+FOCAL_SPREAD = 0.5  # world units
 MAX_DEGREES, MAX_SHIFT = 0.5, 0.01  # of perturbed poses; the latter of the scene's size
 
 
@@ -61,31 +65,37 @@ class Data:
         values = []
         with evaluation_settings(testbed):
             for pose, image in zip(self.test_poses, self.test_images, strict=True):
-                got = testbed.render_channels(pose, width, height, intrinsics=self.intrinsics, channels=("rgb",))
+                camera = {"camera": pose, "width": width, "height": height, "intrinsics": self.intrinsics}
+                got = testbed.render_channels(**camera, lens=self.keys.get("lens"), channels=("rgb",))
                 values.append(psnr(linear_to_srgb(got["rgb"]), on_black(image)))
         return float(np.mean(values))
 
 
-def tiny_data(n: int = 50, size: int = 64) -> Data:
+def tiny_data(n: int = 50, size: int = 64, spread: float = 0.0) -> Data:
+    """``spread``: cameras aim at random points that far from the centre, along each axis."""
     tiny_scene.SIZE, tiny_scene.FOCAL = size, 0.5 * size / np.tan(np.radians(tiny_scene.FOV_X) / 2)
     intrinsics = (tiny_scene.FOCAL, tiny_scene.FOCAL, size / 2, size / 2)
     tiny_scene.INTRINSICS = intrinsics
     train, test = tiny_scene.poses(n), tiny_scene.poses(6, phase=1.2)
+    rng = np.random.default_rng(7)
+    for pose in train if spread else ():
+        pose[:] = tiny_scene.look_at(pose[:, 3], rng.uniform(-spread, spread, 3))
     pictures = [np.stack([tiny_scene.photograph(pose) for pose in set_]) for set_ in (train, test)]
     return Data(pictures[0], train, pictures[1], test, intrinsics, 2.0, {})
 
 
 def scene_data(folder: Path) -> Data:
     sets = []
-    test = next(n for n in ("test", "val") if (folder / f"transforms_{n}.json").exists())
-    for name in ("train", test):
-        scene = read_scene(folder / f"transforms_{name}.json")
+    files = [next(f for n in names if (f := folder / f"transforms{n}.json").exists())
+             for names in (("_train", ""), ("_test", "_val"))]  # fmt: skip
+    for file in files:
+        scene = read_scene(file)
         images = np.stack(load_images(scene.frames))
         sets.append((images, np.stack([f.camera_to_world[:3] for f in scene.frames])))
     first = scene.frames[0].intrinsics
-    assert first is not None and first.lens.mode == LensMode.Perspective
+    assert first is not None
     (fl_x, fl_y), (cx, cy) = first.focal_length, first.principal_point
-    keys = {"scale": scene.scale, "offset": scene.offset, "aabb_scale": scene.aabb_scale}
+    keys = {"scale": scene.scale, "offset": scene.offset, "aabb_scale": scene.aabb_scale, "lens": first.lens}
     intrinsics = (fl_x, fl_y, cx * first.width, cy * first.height)
     return Data(*sets[0], *sets[1], intrinsics, scene.aabb_scale / scene.scale, keys)
 
@@ -145,17 +155,17 @@ def poses_table(d: Data, a: argparse.Namespace) -> None:
 
 def focal_table(d: Data, a: argparse.Namespace) -> None:
     print("\nfocal length off by 2%: error left along x and y")
-    row("given", "x", "y")
-    row("---", "---:", "---:")
-    for factor in (0.98, 1.02):
+    row("given", "seed", "x", "y", "PSNR")
+    row("---", "---:", "---:", "---:", "---:")
+    for factor, seed in product((0.98, 1.02), range(a.seeds)):
         given = (d.intrinsics[0] * factor, d.intrinsics[1] * factor, *d.intrinsics[2:])
 
         def options(t: Testbed) -> None:
             t.nerf.training.optimize_focal_length = True
 
-        t = d.train(a, 0, {"intrinsics": given}, options)
+        t = d.train(a, seed, {"intrinsics": given}, options)
         error = t.camera_intrinsics()[0, :2] / d.intrinsics[:2] - 1
-        row(f"{factor - 1:+.0%}", *(f"{e:+.2%}" for e in error))
+        row(f"{factor - 1:+.0%}", seed, *(f"{e:+.2%}" for e in error), d.quality(t))
 
 
 def exposed(images: NDArray[np.uint8], stops: F64) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -183,7 +193,6 @@ def exposure_table(d: Data, a: argparse.Namespace) -> None:
 
         def options(t: Testbed, learn: bool = learn) -> None:
             t.nerf.training.optimize_exposure = learn
-            t.nerf.training.n_steps_between_cam_updates = 1  # each is a hundredth of a stop at most
 
         t = d.train(a, 0, {"images": images}, options)
         error = float(np.median(np.abs(t.image_exposures() + stops[:, None]))) if learn else ""
@@ -218,6 +227,10 @@ def lenses_table(a: argparse.Namespace) -> None:
         every.append(values)
         row(seed, *values)
     row("mean", *(float(v) for v in np.mean(every, axis=0)))
+    behind = np.array(every) - np.array(every)[:, :1]  # seed by seed
+    row("behind undistorted", *(float(v) for v in -behind.mean(0)))
+    if len(every) > 1:
+        row("standard error of that", *(float(v) for v in behind.std(0, ddof=1) / np.sqrt(len(every))))
 
 
 def main() -> None:
@@ -237,10 +250,10 @@ def main() -> None:
     if "lenses" in parts:
         lenses_table(a)
     if tables.keys() & set(parts):
-        data = scene_data(a.scene) if a.scene else tiny_data()
         for part in parts:
             if part in tables:
-                tables[part](data, a)
+                spread = FOCAL_SPREAD if part == "focal" else 0.0
+                tables[part](scene_data(a.scene) if a.scene else tiny_data(spread=spread), a)
 
 
 if __name__ == "__main__":

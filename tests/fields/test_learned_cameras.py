@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fields.tiny_scene import FOCAL, INTRINSICS, SIZE, linear, look_at, srgb
 from numpy.typing import NDArray
-from pyngp import LensMode, Testbed
+from pyngp import LensMode, Testbed, TrainMode
 from pyngp._core import stages
 from reference import rotation
 from reference import snapshot as reader
@@ -167,6 +167,49 @@ def test_exposures_of_pictures(tiny, small_config, device):
         testbed.render_channels(**camera, image=20)
     with pytest.raises(ValueError, match="image is -1"):
         testbed.query(points, directions, image=-1)
+
+
+@pytest.mark.parametrize("mode", [TrainMode.Rfl, TrainMode.RflRelax])
+def test_exposures_in_other_train_modes(mode, tiny, small_config, device):
+    """Images at -1 and 1 stops: learned in the right direction, though gradients of samples are others."""
+    gains = np.where(np.arange(20) % 2, 2.0, 0.5)
+    images = linear(tiny.images[..., :3] / 255.0) * 0.5 * gains[:, None, None, None]  # nothing clips
+    images = np.concatenate([images, tiny.images[..., 3:] / 255.0], axis=-1).astype(np.float32)
+    testbed = Testbed(device=device, config=small_config)
+    testbed.set_images(images, tiny.poses, INTRINSICS)
+    learning(testbed, "exposure")
+    testbed.nerf.training.train_mode = mode
+    testbed.nerf.training.n_steps_between_cam_updates = 2
+    testbed.fit(600, batch_size=2048)
+    stops = testbed.image_exposures().mean(1)
+    assert stops[gains > 1].max() < 0 < stops[gains < 1].min()
+
+
+def test_poses_beside_latents(tiny, small_config, device):
+    """Both are learned from the same rays' gradients (stages/test_camera_gradients.py has those of the poses)."""
+    testbed = small(tiny, small_config, device, "extrinsics")
+    testbed.nerf.training.optimize_extra_dims = True
+    testbed.nerf.training.n_steps_between_cam_updates = 4
+    testbed.fit(1, batch_size=512)
+    latents = [np.array(testbed.nerf.training.get_extra_dims(i)) for i in range(20)]
+    testbed.fit(300, batch_size=512)
+    moved = np.abs(testbed.cameras() - tiny.poses).max((1, 2))
+    assert moved.min() > 1e-4 and moved.max() < 0.1
+    for i, before in enumerate(latents):
+        assert np.abs(testbed.nerf.training.get_extra_dims(i) - before).max() > 1e-4
+
+
+def test_rates_follow_the_interval(tiny, small_config, device):
+    """Exposures: E.5's rate is that of updates in every step, and grows as the root of the interval."""
+    steps = {}
+    for interval in (1, 4, 16):
+        testbed = small(tiny, small_config, device, "exposure")
+        testbed.nerf.training.n_steps_between_cam_updates = interval
+        testbed.fit(interval, batch_size=16384)
+        # Adam's first step is as long as the rate, before the mean is taken off.
+        steps[interval] = np.ptp(testbed.image_exposures(), axis=0).max()
+    for interval, step in steps.items():
+        np.testing.assert_allclose(step, 2 * 1e-2 * np.sqrt(interval), rtol=1e-3)
 
 
 def test_pictures_through_the_distortion_map(tiny, small_config, tmp_path, device):

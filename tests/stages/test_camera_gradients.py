@@ -9,9 +9,9 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pyngp import ColorSpace, Lens, LensMode, LossType
+from pyngp import ColorSpace, Lens, LensMode, LossType, TrainMode
 from pyngp._core import available_isas, stages
-from reference import color, compositing, grid, losses, mlp, rotation
+from reference import color, compositing, grid, losses, mlp, rotation, train_modes
 from reference import lens as twin
 from reference.nerf_render import NerfField
 from stages.helpers import grid_encoding, model_config, network
@@ -62,11 +62,11 @@ class SmoothField(NerfField):
         return mlp.forward(self.density_net, np.concatenate([*encoded, np.zeros((len(position), width))], axis=1))[0]
 
 
-def random_field(rng: np.random.Generator) -> tuple[NDArray[np.float32], NerfField]:
+def random_field(rng: np.random.Generator, n_latent: int = 0) -> tuple[NDArray[np.float32], NerfField]:
     """Parameters, and the field that they make: about half opaque along a ray, of changing colour."""
     encoding = json.loads(config())["encoding"]
     levels = grid.level_table(4, 5, 1.6, 8)
-    shapes = [mlp.MlpShape(16, 16, 16, 1), mlp.MlpShape(32, 3, 16, 1)]
+    shapes = [mlp.MlpShape(16, 16, 16, 1), mlp.MlpShape(32 + (n_latent + 15) // 16 * 16, 3, 16, 1)]
     networks = [rng.uniform(-0.6, 0.6, s.n_params) for s in shapes]
     table = rng.uniform(-1, 1, grid.total_entries(levels) * encoding["n_features_per_level"])
     params = np.concatenate([*networks, table]).astype(np.float32)
@@ -74,7 +74,8 @@ def random_field(rng: np.random.Generator) -> tuple[NDArray[np.float32], NerfFie
     n = shapes[0].n_params, shapes[0].n_params + shapes[1].n_params
     nets = [mlp.unpack(s, blob) for s, blob in zip(shapes, (p[: n[0]], p[n[0] : n[1]]), strict=True)]
     box = (np.zeros(3), np.ones(3))
-    return params, SmoothField(levels, p[n[1] :].reshape(-1, 2), *nets, box, "Linear", False)
+    latent = rng.uniform(-1, 1, n_latent).astype(np.float32).astype(np.float64)
+    return params, SmoothField(levels, p[n[1] :].reshape(-1, 2), *nets, box, "Linear", False, latent)
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Twin:
     distortion: F64
     space: str
     loss: str
+    mode: str = "Nerf"
 
     def direction_offset(self, uv: F64) -> F64:
         """Bilinear, nodes from corner to corner."""
@@ -100,6 +102,26 @@ class Twin:
 
     def ray_loss(self, ray: dict[str, F64], change: F64) -> float:
         """Loss of a ray, summed over channels, with its camera changed; samples keep their distances."""
+        raw_rgb, raw_density = self.raw(ray, change)
+        target = self.target(ray["uv_tau"][:2], ray["background"], change)
+        if self.mode == "Rfl":
+            twin_ray = train_modes.Ray(raw_rgb, raw_density, ray["dt"], ray["background"], target, self.loss)
+            return twin_ray.rfl(twin_ray.raw)
+        rgb = ray["background"]
+        if len(ray["t"]):
+            rgb = compositing.composite(raw_rgb, raw_density, ray["dt"], ray["background"]).rgb
+        return float(np.sum(losses.numerator(self.loss, rgb - target)))
+
+    def relaxed_loss(self, ray: dict[str, F64], change: F64) -> float:
+        """What RflRelax follows where the camera moves: the sum of its samples' functions, as they are at no change."""
+        target = self.target(ray["uv_tau"][:2], ray["background"], np.zeros(13))
+        raw = self.raw(ray, np.zeros(13))
+        at = train_modes.Ray(*raw, ray["dt"], ray["background"], target, self.loss)
+        moved = np.column_stack(self.raw(ray, change))
+        return float(sum(at.relaxed(moved, i) for i in range(at.used)))
+
+    def raw(self, ray: dict[str, F64], change: F64) -> tuple[F64, F64]:
+        """Raw rgb (S, 3) and raw density (S,) of the samples."""
         uv, tau = ray["uv_tau"][:2], ray["uv_tau"][2]
         pose = rotation.moving_pose(self.start, self.end, self.abcd, uv, tau)
         turned = rotation.matrix(change[KINDS["rotation"]]) @ pose[:, :3]
@@ -112,10 +134,8 @@ class Twin:
         d /= np.linalg.norm(d)
         origin = pose[:, 3] + change[KINDS["position"]]
         origin = origin + turned @ twin.ray_origin(uv, size, focal, CENTRE, self.lens)
-        t, dt = ray["t"], ray["dt"]
-        raw_rgb, raw_density = self.field.raw(origin + t[:, None] * d, np.broadcast_to(d, (len(t), 3)))
-        rgb = compositing.composite(raw_rgb, raw_density, dt, ray["background"]).rgb if len(t) else ray["background"]
-        return float(np.sum(losses.numerator(self.loss, rgb - self.target(uv, ray["background"], change))))
+        t = ray["t"]
+        return self.field.raw(origin + t[:, None] * d, np.broadcast_to(d, (len(t), 3)))
 
     def target(self, uv: F64, background: F64, change: F64) -> F64:
         x, y = (uv * SIZE).astype(int)
@@ -126,8 +146,12 @@ class Twin:
         return color.linear_to_srgb(straight * alpha + color.srgb_to_linear(background) * (1 - alpha))
 
     def gradient(self, ray: dict[str, F64]) -> F64:
+        """Central differences; the exposure of RflRelax is that of its composited colour's loss."""
         h = 1e-7
-        return np.array([(self.ray_loss(ray, h * e) - self.ray_loss(ray, -h * e)) / (2 * h) for e in np.eye(13)])
+        of_geometry = self.relaxed_loss if self.mode == "RflRelax" else self.ray_loss
+        exposure = range(*KINDS["exposure"].indices(13))
+        values = [self.ray_loss if i in exposure else of_geometry for i in range(13)]
+        return np.array([(f(ray, h * e) - f(ray, -h * e)) / (2 * h) for f, e in zip(values, np.eye(13), strict=True)])
 
 
 def camera(rng: np.random.Generator, lens: str) -> F64:
@@ -138,15 +162,20 @@ def camera(rng: np.random.Generator, lens: str) -> F64:
     return np.column_stack([turn @ base, position])
 
 
-CASES = [(name, "Linear", "L2", "") for name in LENSES if name != "OpenCV"]
-CASES += [("OpenCV", "Linear", "L2", isa) for isa in available_isas()]
-CASES += [("OpenCV", "SRGB", "Huber", ""), ("Perspective", "Linear", "L1", "")]
+# Lens, colour space, loss, instruction set, train mode, latent dimensions
+CASES = [(name, "Linear", "L2", "", "Nerf", 0) for name in LENSES if name != "OpenCV"]
+CASES += [("OpenCV", "Linear", "L2", isa, "Nerf", 0) for isa in available_isas()]
+CASES += [("OpenCV", "SRGB", "Huber", "", "Nerf", 0), ("Perspective", "Linear", "L1", "", "Nerf", 0)]
+CASES += [("Perspective", "Linear", "L2", "", mode, 0) for mode in ("Rfl", "RflRelax")]
+CASES += [("OpenCV", "SRGB", "Huber", "", "Rfl", 0)]
+CASES += [("Perspective", "Linear", "L2", "", "Nerf", n) for n in (3, 16)]
+CASES += [("OpenCV", "Linear", "L2", "", "RflRelax", 5)]
 
 
-@pytest.mark.parametrize(("lens", "space", "loss", "isa"), CASES)
-def test_gradients(lens, space, loss, isa):
+@pytest.mark.parametrize(("lens", "space", "loss", "isa", "mode", "n_latent"), CASES)
+def test_gradients(lens, space, loss, isa, mode, n_latent):
     rng = np.random.default_rng(len(lens) + len(space))
-    params, field = random_field(rng)
+    params, field = random_field(rng, n_latent)
     start = camera(rng, lens)
     end = np.column_stack([rotation.matrix([0.05, -0.08, 0.03]) @ start[:, :3], start[:, 3] + (0.03, -0.02, 0.05)])
     abcd = (0.1, -0.2, 0.9, 0.3)
@@ -156,10 +185,11 @@ def test_gradients(lens, space, loss, isa):
     got = stages.view_gradients(
         config(), params, image, start, FOCAL, CENTRE, Lens(getattr(LensMode, lens), list(LENSES[lens])), end, abcd,
         EXPOSURE, distortion, N_RAYS, getattr(LossType, loss), getattr(ColorSpace, space), 5, isa,
+        getattr(TrainMode, mode), field.latent.astype(np.float32) if n_latent else None,
     )  # fmt: skip
     reference = Twin(
         field, lens, start.astype(np.float64), end.astype(np.float64), abcd, image.astype(np.float64),
-        distortion.astype(np.float64), space, loss,
+        distortion.astype(np.float64), space, loss, mode,
     )  # fmt: skip
     wanted = np.zeros((N_RAYS, 13))
     n_samples = 0

@@ -8,11 +8,25 @@ namespace ngp {
 enum class ColorSpace : uint8_t { Linear = 0, SRGB = 1 };
 enum class TonemapCurve : uint8_t { Identity = 0, ACES = 1, Hable = 2, Reinhard = 3 };
 
-NGP_HD float srgb_to_linear(float v) { return v <= 0.04045f ? v / 12.92f : std::pow((v + 0.055f) / 1.055f, 2.4f); }
-NGP_HD float linear_to_srgb(float v) { return v < 0.0031308f ? 12.92f * v : 1.055f * std::pow(v, 0.41666f) - 0.055f; }
+// sRGB is a line near black, and a power of the value beyond. E.6 rounds the exponent of encoding.
+namespace srgb_curve {
+constexpr float slope = 12.92f, line_end = 0.04045f, linear_line_end = 0.0031308f;
+constexpr float scale = 1.055f, offset = 0.055f;
+constexpr float exponent = 2.4f, encoding_exponent = 0.41666f;
+} // namespace srgb_curve
+
+NGP_HD float srgb_to_linear(float v) {
+    using namespace srgb_curve;
+    return v <= line_end ? v / slope : std::pow((v + offset) / scale, exponent);
+}
+NGP_HD float linear_to_srgb(float v) {
+    using namespace srgb_curve;
+    return v < linear_line_end ? slope * v : scale * std::pow(v, encoding_exponent) - offset;
+}
 // Derivative of linear_to_srgb().
 NGP_HD float linear_to_srgb_slope(float v) {
-    return v < 0.0031308f ? 12.92f : 1.055f * 0.41666f * std::pow(v, 0.41666f - 1.0f);
+    using namespace srgb_curve;
+    return v < linear_line_end ? slope : scale * encoding_exponent * std::pow(v, encoding_exponent - 1.0f);
 }
 NGP_HD Vec3 srgb_to_linear(Vec3 c) { return {srgb_to_linear(c.x), srgb_to_linear(c.y), srgb_to_linear(c.z)}; }
 NGP_HD Vec3 linear_to_srgb(Vec3 c) { return {linear_to_srgb(c.x), linear_to_srgb(c.y), linear_to_srgb(c.z)}; }

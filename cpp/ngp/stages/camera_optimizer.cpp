@@ -9,8 +9,9 @@ namespace ngp {
 
 namespace {
 
-constexpr float beta1 = 0.9f, beta2 = 0.99f, epsilon = 1e-8f; // of all but the map (E.5)
-constexpr uint32_t pose_decay_interval = 128;                 // updates
+constexpr float beta1 = 0.9f, beta2 = 0.99f, epsilon = 1e-8f;  // of all but the map (E.5)
+constexpr int usual_interval = 16;                             // steps between updates that E.5's rates are for
+constexpr uint32_t pose_decay_interval = 128 * usual_interval; // steps
 constexpr float pose_decay = 0.33f;
 constexpr float uncertain_steps = 10.0f; // finest_cells()
 constexpr float least_rate = 1e-3f;      // of poses and focal length, relative to the network's
@@ -40,9 +41,18 @@ void adam_add(AdamVector<N>& a, const float* gradient, float learning_rate) {
     for (int i = 0; i < N; ++i) a.x[i] -= step[i];
 }
 
+// A learning rate that is meant for updates `per` steps apart, for those that are o.interval apart: Adam's gradients,
+// which are mostly noise, then lead as far astray in a number of steps (Malladi et al. 2022, "On the SDEs and Scaling
+// Rules for Adaptive Gradient Algorithms").
+float rate_of_interval(float rate, const CameraLearning& o, int per) {
+    return rate * std::sqrt(float(o.interval) / float(per));
+}
+
+// Of poses and focal length, if updates are usual_interval apart.
 template <int N>
 float pose_learning_rate(const AdamVector<N>& a, const CameraLearning& o, float network_learning_rate) {
-    return std::max(o.extrinsic_learning_rate * std::pow(pose_decay, float(a.iter / pose_decay_interval)),
+    const auto decays = uint64_t(a.iter) * uint64_t(o.interval) / pose_decay_interval;
+    return std::max(o.extrinsic_learning_rate * std::pow(pose_decay, float(decays)),
                     network_learning_rate * least_rate);
 }
 
@@ -145,22 +155,28 @@ void CameraOptimizer::update_pose(const CameraLearning& o, size_t view, float ne
     CameraCorrections& c = corrections_;
     const double* sums = c.sums.data() + view * CameraCorrections::sums_per_view;
     AdamVector<3>&p = c.position[view], &r = c.rotation[view];
+    const auto rate = [&](const AdamVector<3>& a) {
+        return rate_of_interval(pose_learning_rate(a, o, network_learning_rate), o, usual_interval);
+    };
     float g[3], step[3];
     for (int k = 0; k < 3; ++k) g[k] = float(sums[k] / c.n_steps) + o.extrinsic_l2 * p.x[k];
-    adam_add(p, g, pose_learning_rate(p, o, network_learning_rate));
+    adam_add(p, g, rate(p));
     for (int k = 0; k < 3; ++k) g[k] = float(sums[3 + k] / c.n_steps) + o.extrinsic_l2 * r.x[k];
-    adam_steps(r, g, pose_learning_rate(r, o, network_learning_rate), step);
+    adam_steps(r, g, rate(r), step);
     const Vec3 turned = compose_rotations({-step[0], -step[1], -step[2]}, vector_of(r));
     for (int k = 0; k < 3; ++k) r.x[k] = turned[k];
 }
 
 void CameraOptimizer::update_exposures(const CameraLearning& o, size_t n, float network_learning_rate) {
     CameraCorrections& c = corrections_;
+    // E.5 has the network's rate whatever the interval, which takes 1,600 steps to a stop at the usual one: until then
+    // the scene has taken the exposures that it was shown. So it is the rate of updates in every step, as of latents.
+    const float rate = rate_of_interval(network_learning_rate, o, 1);
     for (size_t i = 0; i < n; ++i) {
         const double* sums = c.sums.data() + i * CameraCorrections::sums_per_view + 6;
         float g[3];
         for (int k = 0; k < 3; ++k) g[k] = float(sums[k] / c.n_steps) + o.exposure_l2 * c.exposure[i].x[k];
-        adam_add(c.exposure[i], g, network_learning_rate);
+        adam_add(c.exposure[i], g, rate);
     }
     for (int k = 0; k < 3; ++k) { // only differences between images mean something
         double sum = 0;
@@ -180,7 +196,8 @@ bool CameraOptimizer::update(const CameraLearning& o, int n_images, uint32_t ste
         const double* sums = c.sums.data() + focal_begin();
         float g[2];
         for (int k = 0; k < 2; ++k) g[k] = float(sums[k] / c.n_steps) + o.intrinsic_l2 * c.focal.x[k];
-        adam_add(c.focal, g, pose_learning_rate(c.focal, o, network_learning_rate));
+        adam_add(c.focal, g,
+                 rate_of_interval(pose_learning_rate(c.focal, o, network_learning_rate), o, usual_interval));
     }
     if (o.distortion) update_map(step);
     std::fill(c.sums.begin(), c.sums.end(), 0.0);

@@ -48,7 +48,7 @@ def test_exposures(pictures, device):
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.02])
-def test_focal_length(monkeypatch, factor):
+def test_focal_length(monkeypatch, factor, device):
     """Off by 2%, with cameras that aim at different points: within 0.5% after training."""
     for name in ("SIZE", "FOCAL", "INTRINSICS"):
         monkeypatch.setattr(tiny_scene, name, getattr(tiny_scene, name))  # restored afterwards
@@ -58,5 +58,5 @@ def test_focal_length(monkeypatch, factor):
         t.nerf.training.optimize_focal_length = True
 
     given = (d.intrinsics[0] * factor, d.intrinsics[1] * factor, *d.intrinsics[2:])
-    t = d.train(Namespace(**vars(RUN) | {"steps": 3000}), 0, {"intrinsics": given}, options)
+    t = d.train(Namespace(**vars(RUN) | {"steps": 3000, "device": device}), 0, {"intrinsics": given}, options)
     np.testing.assert_allclose(t.camera_intrinsics()[0, :2] / d.intrinsics[:2], 1, atol=0.005)

@@ -39,9 +39,9 @@ class CudaNerfEngine final : public CudaNerfTraining {
         if (row == 0) {
             draw(picture, picture.whole(context_.stream()));
         } else { // the first part is copied while the second is drawn
-            check(cudaEventRecord(fork_, context_.stream()), "event");
+            // The first part's kernel has the device until it runs out of rays.
+            draw(picture, {0, picture.order().first_tile(row), context_.stream(), fork_});
             check(cudaStreamWaitEvent(side_stream_, fork_), "event");
-            draw(picture, {0, picture.order().first_tile(row), context_.stream()});
             draw(picture, {picture.order().first_tile(row), picture.order().count(), side_stream_});
             check(cudaEventRecord(join_, side_stream_), "event");
             finish(0, of_first_part);

@@ -115,6 +115,7 @@ void start_rays(cudaStream_t stream, const RenderJob& job, int64_t first_tile, i
 struct RenderPart {
     int64_t first_tile, end_tile;
     cudaStream_t stream;
+    cudaEvent_t rays_started = nullptr; // recorded when the first pass's rays are there
 };
 
 // Asynchronous. Raises ngp::Error if the kernel can't be launched.

@@ -349,6 +349,8 @@ void launch_render(Context& context, const RenderJob& job, const RenderPart& par
     for (launched.sample = 0; launched.sample < job.spp; ++launched.sample)
         for (int64_t first = part.first_tile; first < part.end_tile; first += n_tiles) {
             start_rays(part.stream, launched, first, std::min(n_tiles, part.end_tile - first));
+            if (part.rays_started && launched.sample == 0 && first == part.first_tile)
+                check(cudaEventRecord(part.rays_started, part.stream), "event");
             void* parameters[] = {&launched};
             check(cudaLaunchKernel(g.kernel, dim3(unsigned(blocks)), dim3(unsigned(g.threads)), parameters, size_t(g.shared),
                                    part.stream),

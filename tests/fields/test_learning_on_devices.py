@@ -1,6 +1,6 @@
 """One step from the same state on the CPU and on a GPU: with each option, what it adds up or learns is the same.
 
-The state is a trained model whose parameters are halves. Both devices then draw the same rays, all of which are used.
+The state is a trained model whose parameters are halves, with no cell empty: rounding decides of no sample. Both devices then draw the same rays, all of which are used.
 General networks compute in float32 on both; what is added up there differs by float32's rounding of terms that cancel,
 and by what rounding changes of a few samples' cells and masks (stages/test_camera_gradients.py: TOLERANCE_OF_FLIPS of
 the largest gradient). Fused networks keep activations and gradients as halves: some ten roundings of 2^-11 on the way,
@@ -22,7 +22,7 @@ from fields.tiny_scene import INTRINSICS, TinyScene
 from pyngp import Testbed, TrainMode
 from stages.test_camera_gradients import TOLERANCE_OF_FLIPS
 
-N_RAYS, BATCH, N_VIEWS = 128, 4096, 20
+N_RAYS, BATCH, N_VIEWS = 64, 65536, 20
 TOLERANCES = {"general": TOLERANCE_OF_FLIPS, "fused": 10 * 10**0.5 * 2.0**-11}
 # Columns of a view's gradients; those of all views follow.
 OF_VIEW = {"position": slice(0, 3), "rotation": slice(3, 6), "exposure": slice(6, 9)}
@@ -44,11 +44,12 @@ def run(tiny: TinyScene, small_config: dict[str, Any], tmp_path_factory: pytest.
     @cache
     def start(kind: str, latents: int) -> Path:
         trained = testbed("cpu", kind, latents)
-        trained.fit(120, batch_size=BATCH)
+        trained.fit(120, batch_size=4096)
         path = folder / f"{kind}{latents}.msgpack"  # not compressed
         trained.save_snapshot(path, compress=False)
         document = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
         document["snapshot"]["nerf"]["rgb"]["rays_per_batch"] = N_RAYS
+        document["snapshot"]["density_grid_binary"] = np.ones(128**3, np.float16).tobytes()
         path.write_bytes(msgpack.packb(document))
         return path
 
@@ -124,7 +125,7 @@ def test_random_levels(kind, cuda, run):
 
         losses[on] = [run(device, kind, prepare)["loss_of_step"] for device in ("cpu", cuda)]
         assert losses[on][1] == pytest.approx(losses[on][0], rel=TOLERANCES[kind])
-    assert losses[True][0] > 1.2 * losses[False][0]  # the model never lacked levels: it minds
+    assert losses[True][0] > losses[False][0]  # the model never lacked levels: it minds
 
 
 def test_latents(cuda, run):

@@ -75,8 +75,8 @@ class FusedNetwork {
     static constexpr int row_tiles = 2; // 32 samples
     static constexpr int harmonics_stride = 16 + fused_row_padding;
 
-    // What a warp stages for its samples: encodings, then harmonics, then outputs. Later ones may take the place of what
-    // has been read.
+    // What a warp stages for its samples: encodings, then harmonics, then outputs. Later ones may take the place of
+    // what has been read.
     struct alignas(16) Encoded {
         half rows[32 * Weights::narrow];
     };
@@ -126,8 +126,7 @@ class FusedNetwork {
         float raw[row_tiles][2];
         density_out(hidden, raw, rgb_in);
 #pragma unroll
-        for (int m = 0; m < row_tiles; ++m)
-            rgb_in[m][1] = load_left(harmonics(), harmonics_stride, 16 * m, 0, lane_);
+        for (int m = 0; m < row_tiles; ++m) rgb_in[m][1] = load_left(harmonics(), harmonics_stride, 16 * m, 0, lane_);
         layer_forward<row_tiles, 32, Width>(weights_ + Weights::rgb_first, Weights::narrow, rgb_in, hidden, true,
                                             lane_);
         if (rgb_hidden() > 1) {

@@ -15,47 +15,27 @@ class CudaNerfEngine final : public CudaNerfTraining {
   public:
     explicit CudaNerfEngine(const CudaOptions& options) : CudaNerfTraining(options) {
         const DeviceGuard guard(context_.device());
-        counters_ = {context_, 2, "counters"}; // of a picture's parts
+        counters_ = {context_, 1, "counters"};
     }
 
     // --- rendering and queries -----------------------------------------------------------------------------------
 
     void render_display(const FrameRequest& r, const DisplayOptions& display, float* rgba, float* depth) override {
         const DeviceGuard guard(context_.device());
-        const Picture picture = picture_of(r);
+        const DeviceArray<FramePixel>& frame = render_on_device(r);
         const int64_t n = pixels_of(r);
         values_.reserve(context_, n * (depth ? 5 : 4), "the picture");
         float* const device_depth = depth ? values_.data() + 4 * n : nullptr;
-        const auto finish = [&](int64_t begin, int64_t end) {
-            float* const out = values_.data() + 4 * begin;
-            float* const out_depth = depth ? device_depth + begin : nullptr;
-            for_each(context_.stream(), end - begin, FinishPixel{display, frame_.data() + begin, out, out_depth});
-            copy_to_host(rgba + 4 * begin, out, 4 * (end - begin));
-            copy_to_host(depth ? depth + begin : nullptr, out_depth, end - begin);
-        };
-        // A checkerboard's squares are counted from where finish() begins.
-        const int64_t row = display.checkerboard_width > 0 ? 0 : picture.row_of_second_part();
-        const int64_t of_first_part = std::min(n, row * TileOrder::row_height * r.camera.width);
-        if (row == 0) {
-            draw(picture, picture.whole(context_.stream()));
-        } else { // the first part is copied while the second is drawn
-            // The first part's kernel has the device until it runs out of rays.
-            draw(picture, {0, picture.order().first_tile(row), context_.stream(), fork_});
-            check(cudaStreamWaitEvent(side_stream_, fork_), "event");
-            draw(picture, {picture.order().first_tile(row), picture.order().count(), side_stream_});
-            check(cudaEventRecord(join_, side_stream_), "event");
-            finish(0, of_first_part);
-            check(cudaStreamWaitEvent(context_.stream(), join_), "event");
-        }
-        finish(of_first_part, n);
+        for_each(context_.stream(), n, FinishPixel{display, frame.data(), values_.data(), device_depth});
+        copy_to_host(rgba, values_.data(), 4 * n);
+        copy_to_host(depth, device_depth, n);
         context_.wait();
     }
 
     void render_channels(const FrameRequest& r, const WorldTransform& world, const ChannelPointers& channels,
                          Placement where) override {
         const DeviceGuard guard(context_.device());
-        const Picture picture = picture_of(r);
-        draw(picture, picture.whole(context_.stream()));
+        const DeviceArray<FramePixel>& frame = render_on_device(r);
         const int64_t n = pixels_of(r);
         ChannelPointers out = channels;
         if (where == Placement::Host) {
@@ -67,7 +47,7 @@ class CudaNerfEngine final : public CudaNerfTraining {
             if (out.depth) out.depth = std::exchange(at, at + n);
             if (out.normal) out.normal = std::exchange(at, at + 3 * n);
         }
-        for_each(context_.stream(), n, FinishChannels{world, frame_.data(), out, r.gain});
+        for_each(context_.stream(), n, FinishChannels{world, frame.data(), out, r.gain});
         if (where == Placement::Host) {
             copy_to_host(channels.rgb, out.rgb, 3 * n);
             copy_to_host(channels.alpha, out.alpha, n);
@@ -170,32 +150,7 @@ class CudaNerfEngine final : public CudaNerfTraining {
 
     static int64_t pixels_of(const FrameRequest& r) { return int64_t(r.camera.width) * r.camera.height; }
 
-    struct Picture {
-        RenderJob job;
-        const NetworkFunctions* functions;
-
-        TileOrder order() const { return {job.make.camera.width, job.make.camera.height}; }
-        RenderPart whole(cudaStream_t stream) const { return {0, order().count(), stream}; }
-        // The row of squares from which on a picture is drawn by itself, so that copying the part before takes no time
-        // of its own; 0: not worth it, or not possible.
-        int64_t row_of_second_part() const {
-            constexpr int64_t least_pixels = 1 << 19;
-            const bool fits = order().count() <= pass_tiles && job.scratch_size == 0;
-            const bool worth_it = job.spp == 1 && int64_t(order().width) * order().height >= least_pixels;
-            return fits && worth_it ? order().rows() * 4 / 5 : 0;
-        }
-    };
-    // In frame_. Parts that begin with a tile other than the first are drawn by themselves.
-    void draw(const Picture& picture, const RenderPart& part) {
-        RenderJob job = picture.job;
-        if (part.first_tile > 0) {
-            job.rays += part.first_tile * TileOrder::tile_pixels;
-            if (job.starts) job.starts += part.first_tile * TileOrder::tile_pixels;
-            ++job.counters;
-        }
-        picture.functions->render(context_, job, part);
-    }
-    Picture picture_of(const FrameRequest& r) {
+    const DeviceArray<FramePixel>& render_on_device(const FrameRequest& r) {
         refresh_averaged();
         frame_.reserve(context_, pixels_of(r), "the picture");
         RenderJob job;
@@ -232,7 +187,8 @@ class CudaNerfEngine final : public CudaNerfTraining {
         const ScratchView scratch = model_->render_scratch(functions, job);
         job.scratch = scratch.data;
         job.scratch_size = scratch.size;
-        return {job, &functions};
+        functions.render(context_, job);
+        return frame_;
     }
 
     DeviceArray<FramePixel> frame_;

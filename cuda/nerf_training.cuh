@@ -70,9 +70,6 @@ class CudaNerfTraining : public NerfEngine {
     DeviceViewInputs view_inputs_;
     std::unique_ptr<DeviceModel> model_;
     std::unique_ptr<DeviceOccupancy> occupancy_;
-    // Work beside that of the context's stream, and the events between the two.
-    cudaStream_t side_stream_ = nullptr;
-    cudaEvent_t fork_ = nullptr, join_ = nullptr;
 
   private:
     using Stage = StageTimer::Stage;
@@ -113,6 +110,8 @@ class CudaNerfTraining : public NerfEngine {
     DeviceErrorMaps errors_{context_};
     std::unique_ptr<StepBuffers> buffers_;
     std::array<StepGraph, 8> graphs_; // by marched_, march_ahead_ and parity_
+    cudaStream_t side_stream_ = nullptr;
+    cudaEvent_t fork_ = nullptr, join_ = nullptr;
     int parity_ = 0;                             // of the step: which rays are its own
     bool marched_ = false, march_ahead_ = false; // this step's rays are there; the next one's will be
     DeviceArray<StepState> state_;

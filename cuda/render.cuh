@@ -79,10 +79,6 @@ struct TileOrder {
         return {int(s % squares_x() * square + x) * tile_width, int(s / squares_x() * square + y) * tile_height};
     }
     NGP_HD bool contains(int x, int y) const { return x < width && y < height; }
-    // The first pixel row of a row of squares, of which there are rows(); the first tile.
-    static constexpr int row_height = tile_height * square;
-    NGP_HD int64_t rows() const { return squares(height, row_height); }
-    NGP_HD int64_t first_tile(int64_t row) const { return row * squares_x() * square * square; }
 };
 
 // Tiles of a pass at most: 2 million pixels, whose rays take 56 MiB.
@@ -107,19 +103,11 @@ __device__ inline void store_sum(const RenderJob& job, uint32_t pixel, FramePixe
 }
 
 // Makes the rays of `n_tiles` tiles from `first_tile` on, and adds those that meet nothing to the frame; the others go
-// to job.rays, their number to job.counters. Asynchronous.
-void start_rays(cudaStream_t stream, const RenderJob& job, int64_t first_tile, int64_t n_tiles);
+// to job.rays, their number to job.counters. Asynchronous, in the context's stream.
+void start_rays(Context& context, const RenderJob& job, int64_t first_tile, int64_t n_tiles);
 
-// Of a picture: whole rows of TileOrder's squares, and the stream that draws them. Parts that are drawn at the same
-// time have rays and counters of their own.
-struct RenderPart {
-    int64_t first_tile, end_tile;
-    cudaStream_t stream;
-    cudaEvent_t rays_started = nullptr; // recorded when the first pass's rays are there
-};
-
-// Asynchronous. Raises ngp::Error if the kernel can't be launched.
-using RenderLauncher = void (*)(Context& context, const RenderJob& job, const RenderPart& part);
+// Asynchronous, in the context's stream. Raises ngp::Error if the kernel can't be launched.
+using RenderLauncher = void (*)(Context& context, const RenderJob& job);
 // Bytes of scratch with which the launcher fills the device; 0 for policies that need none.
 using RenderScratch = int64_t (*)(const Context& context, const ModelView& model, bool full);
 

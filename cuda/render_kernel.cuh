@@ -331,9 +331,9 @@ int64_t render_scratch(const Context& context, const ModelView& model, bool full
 
 // A RenderLauncher.
 template <typename Net>
-void launch_render(Context& context, const RenderJob& job, const RenderPart& part) {
+void launch_render(Context& context, const RenderJob& job) {
     const TileOrder order{job.make.camera.width, job.make.camera.height};
-    if (part.first_tile >= part.end_tile || job.spp <= 0) return;
+    if (order.width <= 0 || order.height <= 0 || job.spp <= 0) return;
     const DeviceGuard guard(context.device());
     const RenderGrid g = render_grid<Net>(context, job.model, job.full());
     RenderJob launched = job;
@@ -347,13 +347,11 @@ void launch_render(Context& context, const RenderJob& job, const RenderPart& par
         blocks = std::min<int64_t>(blocks, job.scratch_size / of_block);
     }
     for (launched.sample = 0; launched.sample < job.spp; ++launched.sample)
-        for (int64_t first = part.first_tile; first < part.end_tile; first += n_tiles) {
-            start_rays(part.stream, launched, first, std::min(n_tiles, part.end_tile - first));
-            if (part.rays_started && launched.sample == 0 && first == part.first_tile)
-                check(cudaEventRecord(part.rays_started, part.stream), "event");
+        for (int64_t first = 0; first < order.count(); first += n_tiles) {
+            start_rays(context, launched, first, std::min(n_tiles, order.count() - first));
             void* parameters[] = {&launched};
-            check(cudaLaunchKernel(g.kernel, dim3(unsigned(blocks)), dim3(unsigned(g.threads)), parameters, size_t(g.shared),
-                                   part.stream),
+            check(cudaLaunchKernel(g.kernel, dim3(unsigned(blocks)), dim3(unsigned(g.threads)), parameters,
+                                   size_t(g.shared), context.stream()),
                   "rendering ", order.width, "x", order.height, " pixels");
         }
 }

@@ -62,10 +62,10 @@ __global__ void __launch_bounds__(threads)
 
 } // namespace
 
-void start_rays(cudaStream_t stream, const RenderJob& job, int64_t first_tile, int64_t n_tiles) {
-    check(cudaMemsetAsync(job.counters, 0, sizeof(RenderCounters), stream), "memset");
+void start_rays(Context& context, const RenderJob& job, int64_t first_tile, int64_t n_tiles) {
+    check(cudaMemsetAsync(job.counters, 0, sizeof(RenderCounters), context.stream()), "memset");
     const int64_t blocks = (n_tiles * 32 + threads - 1) / threads;
-    start_rays_kernel<<<unsigned(blocks), threads, 0, stream>>>(job, first_tile, n_tiles);
+    start_rays_kernel<<<unsigned(blocks), threads, 0, context.stream()>>>(job, first_tile, n_tiles);
     check(cudaGetLastError(), "launch of the rays of ", n_tiles, " tiles");
 }
 

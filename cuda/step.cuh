@@ -25,7 +25,9 @@ class StepBuffers {
         // What contributes varies from step to step; what does not fit into the batch is left out (order_rays_kernel),
         // what does not even fit here is lost while it is traced.
         view_.time_capacity = std::max<int64_t>(8 * batch_size, 1 << 18);
-        view_.sample_capacity = 2 * batch_capacity(batch_size);
+        // Rays that find no room are lost, and which ones depends on timing. Small batches, whose numbers of rays jump,
+        // have room for 512 rays of the greatest length.
+        view_.sample_capacity = std::max<int64_t>(2 * batch_capacity(batch_size), int64_t(512) * max_samples_per_ray);
         view_.batch_capacity = batch_capacity(batch_size);
         view_.max_rays = std::max<int64_t>(batch_size, 256);
         const int64_t tiles = (view_.max_rays + rays_per_tile - 1) / rays_per_tile;

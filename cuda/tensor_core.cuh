@@ -61,7 +61,8 @@ __device__ __forceinline__ Fragment load_right_by_columns(const __half* b, int s
 }
 // One right operand of 32 rows, of a matrix stored by columns: b[n0 + 0..7][k0 + 0..31]; registers 0 and 1 are those of
 // rows k0 + 0..15.
-__device__ __forceinline__ Fragment load_narrow_right_by_columns(const __half* b, int stride, int k0, int n0, int lane) {
+__device__ __forceinline__ Fragment load_narrow_right_by_columns(const __half* b, int stride, int k0, int n0,
+                                                                 int lane) {
     return load_matrices(b + (n0 + (lane & 7)) * stride + k0 + (lane >> 3) * 8);
 }
 

@@ -26,8 +26,8 @@ int NerfSettings::find_closest_training_view(const CameraMatrix& pose) const {
     float least = FLT_MAX;
     const auto& views = training.dataset->record.views;
     for (size_t i = 0; i < views.size(); ++i) {
-        const CameraMatrix c = training.testbed ? training.testbed->view_pose(int(i), Testbed::ViewTime::Center)
-                                                : views[i].start;
+        const CameraMatrix c =
+            training.testbed ? training.testbed->view_pose(int(i), Testbed::ViewTime::Center) : views[i].start;
         const float score = length(c.position - pose.position) + 0.25f * length(c.forward - pose.forward);
         if (score < least) {
             least = score;

@@ -62,7 +62,7 @@ float principal_of(float c, int size, const char* name) {
 }
 
 void set_camera_intrinsics(NerfTraining& t, int frame_idx, float fx, float fy, float cx, float cy, float k1, float k2,
-                    float p1, float p2, float k3, float k4, bool is_fisheye) {
+                           float p1, float p2, float k3, float k4, bool is_fisheye) {
     CameraModel camera;
     const auto& views = t.dataset->record.views;
     if (frame_idx >= 0 && frame_idx < int(views.size())) camera = views[size_t(frame_idx)].camera;

@@ -336,9 +336,10 @@ void bind_picture(py::class_<Testbed>& c) {
                        "below; -1: none.")
         .def_readwrite("visualized_layer", &Testbed::visualized_layer,
                        "Inputs of the density network's layers, of the rgb network's layers, then its output.")
-        .def_readwrite("render_with_lens_distortion", &Testbed::render_with_lens_distortion,
-                       "Whether render() uses a render_lens that has been set, and whether pictures are bent by the learned "
-                       "lens distortion (distortion_map()).")
+        .def_readwrite(
+            "render_with_lens_distortion", &Testbed::render_with_lens_distortion,
+            "Whether render() uses a render_lens that has been set, and whether pictures are bent by the learned "
+            "lens distortion (distortion_map()).")
         .def_property(
             "render_lens", [](Testbed& t) -> Lens& { return t.render_lens; }, &Testbed::set_render_lens, internal,
             "Lens of render() from when it is set; what set_camera_to_training_view() leaves here is not used. "

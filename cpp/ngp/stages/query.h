@@ -15,8 +15,8 @@ struct FieldQuery {
     Activation rgb_activation = Activation::Logistic;
     Activation density_activation = Activation::Exponential;
     const float* extra_dims = nullptr; // host memory: those of the model (ViewInputs)
-    Vec3 gain{1, 1, 1};         // of linear colours
-    bool linear_colors = false; // of the network
+    Vec3 gain{1, 1, 1};                // of linear colours
+    bool linear_colors = false;        // of the network
 
     NGP_HD Vec3 graded(Vec3 c) const {
         if (gain == Vec3{1, 1, 1}) return c;

@@ -92,8 +92,8 @@ struct StoredRay {
         return {{r[0], r[1], r[2]}, {r[3], r[4], r[5]}};
     }
 };
-// The ray of pixel (x, y) through its image position uv: its own, else the camera's at the time tau. None where the mask
-// is set: as training sees it, nothing is there.
+// The ray of pixel (x, y) through its image position uv: its own, else the camera's at the time tau. None where the
+// mask is set: as training sees it, nothing is there.
 NGP_HD Ray pixel_ray(const TrainingView& view, int x, int y, Vec2 uv, float tau = 0.0f,
                      const DistortionMap& distortion = {}) {
     if (is_masked(view.image, x, y)) return {};

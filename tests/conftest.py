@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from fields.tiny_scene import TinyScene, write_scene
 from pyngp import Testbed, _core
+from pyngp.cli.main import main
 
 # A shell starts jobs in the background with SIGINT ignored, which they and their children inherit: sent by a test, it
 # would do nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-from pyngp.cli.main import main
 
 DATA = Path(os.environ.get("PYNGP_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 DEVICES = ["cpu", *(["cuda"] if _core.has_cuda else [])]

@@ -17,13 +17,13 @@ constexpr float max_step = sqrt3;
 constexpr float max_depth = 16384.0f;
 constexpr float cone_angle_epsilon = 1e-5f;
 
-// Natural logarithm and exponential of stepping coordinates. On a GPU in two instructions, with 2^-22 as their error: a
-// thousandth of a step.
-NGP_HD float stepping_log(float t) {
+// ln(t) / lambda and the exponential of stepping coordinates. On a GPU in a few instructions, with 2^-22 as the error of
+// logarithm and exponential: a thousandth of a step.
+NGP_HD float stepping_log(float t, [[maybe_unused]] float lambda, [[maybe_unused]] float inverse_lambda) {
 #if defined(__CUDA_ARCH__)
-    return __logf(t);
+    return __logf(t) * inverse_lambda;
 #else
-    return std::log(t);
+    return std::log(t) / lambda;
 #endif
 }
 NGP_HD float stepping_exp(float x) {
@@ -56,7 +56,7 @@ struct Stepping {
         if (constant()) return t * (1.0f / min_step);
         if (t <= t_low) return n_low + (t - t_low) * (1.0f / min_step);
         if (t >= t_high) return n_high + (t - t_high) * (1.0f / max_step);
-        return stepping_log(t) * inverse_lambda;
+        return stepping_log(t, lambda, inverse_lambda);
     }
     NGP_HD float t_of_n(float n) const {
         if (constant()) return n * min_step;

@@ -17,8 +17,8 @@ constexpr float max_step = sqrt3;
 constexpr float max_depth = 16384.0f;
 constexpr float cone_angle_epsilon = 1e-5f;
 
-// ln(t) / lambda and the exponential of stepping coordinates. On a GPU in a few instructions, with 2^-22 as the error of
-// logarithm and exponential: a thousandth of a step.
+// ln(t) / lambda and the exponential of stepping coordinates. On a GPU in a few instructions, with 2^-22 as the error
+// of logarithm and exponential: a thousandth of a step.
 NGP_HD float stepping_log(float t, [[maybe_unused]] float lambda, [[maybe_unused]] float inverse_lambda) {
 #if defined(__CUDA_ARCH__)
     return __logf(t) * inverse_lambda;

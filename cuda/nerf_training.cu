@@ -423,21 +423,10 @@ void CudaNerfTraining::plan_step(int64_t batch_size) {
     StepPlan& p = plan_;
     p.step = step_;
     p.batch_size = batch_size;
-    p.n_images = image_count(options_);
+    apply_options(options_, image_count(options_), p);
     p.occupancy = occupancy_update_at(options_.occupancy_schedule, step_, occupancy_->n_cascades(), batch_size);
     p.occupancy.decay = std::pow(options_.occupancy_decay, p.occupancy.decay_power);
-    p.sample.color = options_.color;
-    p.sample.stepping = Stepping::with_cone_angle(options_.cone_angle);
-    p.sample.n_images = p.n_images;
-    p.sample.snap_to_pixel_centers = options_.snap_to_pixel_centers;
-    p.sample.with_distance = options_.depth.lambda != 0.0f;
-    p.sample.random_levels = options_.random_levels;
     p.sample.errors = errors_.sampling();
-    p.composite.rgb_activation = options_.rgb_activation;
-    p.composite.density_activation = options_.density_activation;
-    p.composite.objective = {options_.train_mode, options_.loss};
-    p.composite.near_distance = options_.near_distance;
-    p.composite.depth = options_.depth;
 }
 
 // The first step, or another batch size: the same samples a ray.

@@ -64,6 +64,22 @@ struct NerfTrainOptions {
     bool operator==(const NerfTrainOptions&) const = default;
 };
 
+// What the options, and the number of images that are trained on, say of a step: the same on every device.
+inline void apply_options(const NerfTrainOptions& o, int n_images, StepPlan& plan) {
+    plan.n_images = n_images;
+    plan.sample.n_images = n_images;
+    plan.sample.color = o.color;
+    plan.sample.stepping = Stepping::with_cone_angle(o.cone_angle);
+    plan.sample.snap_to_pixel_centers = o.snap_to_pixel_centers;
+    plan.sample.with_distance = o.depth.lambda != 0.0f;
+    plan.sample.random_levels = o.random_levels;
+    plan.composite.rgb_activation = o.rgb_activation;
+    plan.composite.density_activation = o.density_activation;
+    plan.composite.objective = {o.train_mode, o.loss};
+    plan.composite.near_distance = o.near_distance;
+    plan.composite.depth = o.depth;
+}
+
 // A picture to take; camera in NGP space.
 struct FrameRequest {
     CameraModel camera; // width and height in pixels

@@ -489,7 +489,7 @@ class CpuNerfEngine final : public NerfEngine {
         StepPlan p;
         p.step = state_.step;
         p.batch_size = batch_size;
-        p.n_images = image_count();
+        apply_options(options_, image_count(), p);
         if (state_.rays_per_batch == 0 || state_.rays_of_last_batch == 0)
             state_.rays_per_batch = int(std::max<int64_t>(8, batch_size / initial_rays_divisor));
         else if (state_.rays_of_last_batch != batch_size) // a new batch size: the same samples a ray
@@ -500,23 +500,12 @@ class CpuNerfEngine final : public NerfEngine {
         p.occupancy = occupancy_update_at(options_.occupancy_schedule, state_.step, n_cascades_, batch_size);
         p.occupancy.decay = std::pow(options_.occupancy_decay, p.occupancy.decay_power);
 
-        p.sample.color = options_.color;
-        p.sample.stepping = Stepping::with_cone_angle(options_.cone_angle);
         p.sample.rng = Pcg32::seeded(seed_, rays_stream);
         p.sample.rng.advance(uint64_t(state_.step) << 32);
         p.sample.n_rays = p.n_rays;
-        p.sample.n_images = p.n_images;
-        p.sample.snap_to_pixel_centers = options_.snap_to_pixel_centers;
-        p.sample.random_levels = options_.random_levels;
         errors_.begin_step(options_.error_map, views_, p.n_images, p.n_rays);
         p.sample.errors = errors_.sampling();
 
-        p.composite.rgb_activation = options_.rgb_activation;
-        p.composite.density_activation = options_.density_activation;
-        p.composite.objective = {options_.train_mode, options_.loss};
-        p.composite.near_distance = options_.near_distance;
-        p.composite.depth = options_.depth;
-        p.sample.with_distance = options_.depth.lambda != 0.0f;
         // E.4 adds 1e-4 to gradients that are scaled by 128/n_rays; ours are those of the sum over rays.
         p.composite.regularizer = 1e-4f * float(p.n_rays) / 128.0f;
         p.composite.encourage_density =
